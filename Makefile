@@ -1,0 +1,74 @@
+# What one does with a checkout of kipuka, one word each. `make` alone lists them.
+#
+#   make run PORT=9443       another port (when run/ is made)
+#   make test PYTHON=python3.12
+
+PYTHON ?= python3
+PORT ?= 8443
+WORKERS ?= 2
+
+VENV := .venv/bin
+PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help run test test-fast check unit fix docs lock clean run-environment dev-environment test-tools
+
+help:
+	@echo "make run        a server of your own in run/, and the lines to enrol with"
+	@echo "make test       everything that must hold: check, and all tests"
+	@echo "make check      format, lint, types, layers, and documents that are out of date"
+	@echo "make unit       the tests that start no server"
+	@echo "make test-fast  all tests but the slow ones, with the tools that are there"
+	@echo "make fix        format, and mend what ruff can mend"
+	@echo "make docs       write the generated documents again"
+	@echo "make lock       pin the requirements again (needs uv)"
+	@echo "make clean      remove .venv and caches; run/ stays"
+
+run-environment:
+	@$(PYTHON) scripts/environment.py run
+
+dev-environment:
+	@$(PYTHON) scripts/environment.py dev
+
+# curl and openssl are the clients of the tests.
+test-tools:
+	@$(PYTHON) scripts/tools.py curl openssl
+
+run: STARTED := $(shell date +%s.%N)
+run: run-environment
+	@$(VENV)/python scripts/run.py --port $(PORT) --started $(STARTED)
+
+test: dev-environment test-tools
+	@$(MAKE) --no-print-directory check
+	$(PYTEST)
+
+test-fast: dev-environment
+	$(PYTEST) -m "not slow and not crash"
+
+unit: dev-environment
+	$(PYTEST) -m "not slow and not crash and not server and not interop" tests/unit plugins
+
+check: dev-environment
+	$(VENV)/ruff format --check .
+	$(VENV)/ruff check .
+	$(VENV)/pyright --pythonpath $(VENV)/python
+	$(VENV)/lint-imports
+	$(VENV)/python scripts/documents.py --check
+	$(VENV)/python scripts/config_reference.py --check
+	$(VENV)/python scripts/lock.py --check
+
+fix: dev-environment
+	$(VENV)/ruff format .
+	$(VENV)/ruff check --fix .
+
+docs: dev-environment
+	$(VENV)/python scripts/documents.py
+	$(VENV)/python scripts/config_reference.py
+
+lock:
+	$(VENV)/python scripts/lock.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""The six hooks (RULES K3). Each is synchronous, runs once at start, takes nothing and returns a list of records.
+
+In the room: the markers and the specifications. Not in the room: the records (`kipuka.api.kinds`, `kipuka.api.storage`,
+`kipuka.api.routes`).
+
+A plugin is a module named by an entry point of the group `kipuka.plugins`, with functions marked `@hookimpl`. The entry
+point's name is the name of its kind. Order never comes from here: it comes from the configuration file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pluggy
+
+from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
+from kipuka.api.routes import AdminRoute
+from kipuka.api.storage import Storage
+
+__all__ = [
+    "API_VERSION",
+    "ENTRY_POINT_GROUP",
+    "HookSpecs",
+    "hookimpl",
+]
+
+API_VERSION = 1
+ENTRY_POINT_GROUP = "kipuka.plugins"
+
+hookspec = pluggy.HookspecMarker("kipuka")
+hookimpl = pluggy.HookimplMarker("kipuka")
+
+
+class HookSpecs:
+    """What a plugin module may implement; each hook is optional."""
+
+    @hookspec
+    def kipuka_authenticators(self) -> list[AuthenticatorKind[Any]]:  # type: ignore[empty-body]
+        """Methods of proving identity."""
+
+    @hookspec
+    def kipuka_ca_backends(self) -> list[CABackendKind[Any]]:  # type: ignore[empty-body]
+        """Ways to sign certificates."""
+
+    @hookspec
+    def kipuka_audit_sinks(self) -> list[AuditSinkKind[Any]]:  # type: ignore[empty-body]
+        """Places audit records go to."""
+
+    @hookspec
+    def kipuka_storage(self) -> list[Storage]:  # type: ignore[empty-body]
+        """The plugin's own tables and their migrations."""
+
+    @hookspec
+    def kipuka_admin_routes(self) -> list[AdminRoute]:  # type: ignore[empty-body]
+        """Routes under /admin."""
+
+    @hookspec
+    def kipuka_commands(self) -> list[click.Command]:  # type: ignore[empty-body]
+        """Commands under `kipuka <entry point's name>`."""

@@ -1,0 +1,186 @@
+"""Carrying audit events from the store to the sinks (guarantee 7).
+
+In the room: one feeder per sink, with a cursor of its own in the store. Not in the room: sinks, and when events are recorded.
+
+The store is the outbox: an event is durable there before anybody hears of it, and a sink that is down loses nothing. A sink is given
+the events of this node in order, at least once: its cursor moves after its `write` has returned. A new sink is given all there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import structlog
+
+from kipuka.api.errors import BackendError
+from kipuka.api.protocols import AuditSink
+from kipuka.api.storage import ReadTx
+from kipuka.store import events
+from kipuka.store.database import Store
+
+__all__ = ["Outbox", "OutboxPace", "SinkState", "open_outbox"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutboxPace:
+    """How events are carried. Tests make it faster; the defaults are the server's."""
+
+    batch: int = 500  # records in one `write`
+    gather: timedelta = timedelta(milliseconds=50)  # after a commit, for others to come along
+    poll: timedelta = timedelta(seconds=2)  # commands write beside the server and cannot wake it
+    write_limit: timedelta = timedelta(seconds=30)
+    first_retry: timedelta = timedelta(milliseconds=500)
+    last_retry: timedelta = timedelta(seconds=60)
+    drain_limit: timedelta = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkState:
+    """How a sink does: the last event it has, and what is wrong with it, None while it works."""
+
+    sequence: int
+    problem: str | None
+
+
+class Outbox:
+    """The feeders. Made by `open_outbox`."""
+
+    def __init__(self, feeders: Sequence[_Feeder]) -> None:
+        self._feeders = tuple(feeders)
+
+    def states(self) -> Mapping[str, SinkState]:
+        """How each sink does, by its id."""
+        return {one.sink_id: SinkState(sequence=one.sequence, problem=one.problem) for one in self._feeders}
+
+    def wake(self) -> None:
+        """There may be new events."""
+        for feeder in self._feeders:
+            feeder.woken.set()
+
+
+@asynccontextmanager
+async def open_outbox(
+    store: Store, sinks: Mapping[str, AuditSink], *, pace: OutboxPace | None = None
+) -> AsyncGenerator[Outbox]:
+    """Feed the sinks, by their ids, until the end of the block; then give them what is left, as far as they take it.
+
+    The block ends at the latest after `pace.drain_limit`; what a sink has not taken by then waits in the store for the next start.
+    """
+    pace = pace or OutboxPace()
+    feeders = [_Feeder(store, sink_id, sink, pace) for sink_id, sink in sinks.items()]
+    outbox = Outbox(feeders)
+    stop_listening = store.on_events(outbox.wake)
+    tasks = [asyncio.create_task(one.feed(), name=f"kipuka-sink-{one.sink_id}") for one in feeders]
+    try:
+        yield outbox
+    finally:
+        stop_listening()
+        for feeder in feeders:
+            feeder.stopped.set()
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=pace.drain_limit.total_seconds())
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for feeder, end in zip(feeders, ends, strict=True):
+            if end is not None:
+                log.warning("audit_sink_not_drained", sink=feeder.sink_id, sequence=feeder.sequence)
+
+
+class _Feeder:
+    """One sink and how far it has come."""
+
+    def __init__(self, store: Store, sink_id: str, sink: AuditSink, pace: OutboxPace) -> None:
+        self.sink_id = sink_id
+        self.sequence = 0  # the last event the sink has safely
+        self._saved = 0  # the same, as the store knows it
+        self.problem: str | None = None
+        self.woken = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self._store = store
+        self._sink = sink
+        self._pace = pace
+
+    async def feed(self) -> None:
+        """Carry events until told to stop, and then until none is left or the sink fails."""
+        pause = self._pace.first_retry
+        begun = False
+        while True:
+            self.woken.clear()
+            last_round = self.stopped.is_set()
+            try:
+                if not begun:
+                    self.sequence = self._saved = await self._store.read(self._cursor)
+                    begun = True
+                await self._catch_up()
+            except Exception as error:  # noqa: BLE001 - a sink is a plugin, and may raise anything
+                self._failed(error, pause)
+                if last_round:
+                    log.warning("audit_sink_not_drained", sink=self.sink_id, sequence=self.sequence)
+                    return
+                await _first_of(self.stopped, limit=pause)  # not woken by events, of which each would be an attempt
+                pause = min(pause * 2, self._pace.last_retry)
+                continue
+            pause = self._pace.first_retry
+            self._works()
+            if last_round:
+                return
+            await _first_of(self.woken, self.stopped, limit=self._pace.poll)
+            if self.woken.is_set():
+                await _first_of(self.stopped, limit=self._pace.gather)
+
+    def _cursor(self, tx: ReadTx) -> int:
+        return events.cursor(tx, self._store.node, self.sink_id)
+
+    async def _catch_up(self) -> None:
+        node, batch = self._store.node, self._pace.batch
+        while True:
+            if self._saved < self.sequence:
+                # Should this fail, the worst is that the sink is given the same again after a restart.
+                await self._store.write(partial(events.advance, node=node, sink=self.sink_id, sequence=self.sequence))
+                self._saved = self.sequence
+            records = await self._store.read(partial(events.after, node=node, sequence=self.sequence, limit=batch))
+            if not records:
+                return
+            async with asyncio.timeout(self._pace.write_limit.total_seconds()):
+                await self._sink.write(records)
+            self.sequence = records[-1].sequence
+            self._works()
+
+    def _failed(self, error: Exception, pause: timedelta) -> None:
+        problem = "it did not answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+        if self.problem is None:
+            where = "store" if isinstance(error, BackendError) else "sink"
+            log.warning(
+                "audit_sink_failed",
+                sink=self.sink_id,
+                sequence=self.sequence,
+                problem=problem,
+                where=where,
+                retry_in=pause.total_seconds(),
+            )
+        self.problem = problem
+
+    def _works(self) -> None:
+        if self.problem is not None:
+            log.info("audit_sink_works_again", sink=self.sink_id, sequence=self.sequence)
+        self.problem = None
+
+
+async def _first_of(*signals: asyncio.Event, limit: timedelta) -> None:
+    """Wait until one of the events is set, or for `limit`."""
+    waits = [asyncio.ensure_future(one.wait()) for one in signals]
+    try:
+        await asyncio.wait(waits, timeout=limit.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -1,0 +1,345 @@
+"""Who sent this request: asks each authenticator in the configured order and combines what they say.
+
+In the room: the host's verdict on a client certificate, the precedence of methods, time-outs around plugins, and which
+denial the client hears (RULES C3). Not in the room: how a method decides (the plugins), and what an identity may have
+(`kipuka.enrolment`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import assert_never
+
+import structlog
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from kipuka.api import (
+    Authenticated,
+    AuthenticationFailed,
+    Authenticator,
+    AuthOutcome,
+    BackendUnavailable,
+    CertificateProblem,
+    CertificateRequired,
+    ClientCertificate,
+    Continue,
+    Credentials,
+    DenialKind,
+    Denied,
+    LockedOut,
+    NotAuthenticated,
+    NotPermitted,
+    NotPresented,
+    Operation,
+    PresentedCertificate,
+    Tx,
+)
+from kipuka.api.errors import BackendError, RequestError
+from kipuka.api.events import AuditEvent
+from kipuka.store import certificates
+from kipuka.store.database import Store
+from kipuka.x509.path import AnchorSet, PathVerdict, check_path, check_validity
+
+__all__ = [
+    "Authentication",
+    "CertificateRecord",
+    "Denial",
+    "LabelAuthentication",
+    "Recognised",
+    "Unrecognised",
+    "failure_events",
+    "judge_certificate",
+    "refusal",
+]
+
+log = structlog.get_logger(__name__)
+
+CERTIFICATE_METHOD = "mtls"
+CERTIFICATE_REQUIRED = "client certificate required"
+PathCache = dict[str, PathVerdict]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CertificateRecord:
+    """What this server's own store says of a certificate."""
+
+    recorded: bool
+    revoked: bool
+
+
+RecordLookup = Callable[[str], Awaitable[CertificateRecord]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denial:
+    """A denial, and the method it came from."""
+
+    method: str
+    denied: Denied
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recognised:
+    """A method recognised the client; those asked before it did not."""
+
+    method: str
+    authenticated: Authenticated
+    denials: tuple[Denial, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unrecognised:
+    """No method recognised the client. With neither denials nor continuations, nothing was presented."""
+
+    denials: tuple[Denial, ...] = ()
+    continuations: tuple[str, ...] = ()
+
+
+async def judge_certificate(
+    presented: PresentedCertificate | None,
+    *,
+    anchors: AnchorSet | None,
+    cache: PathCache,
+    now: datetime,
+    lookup: RecordLookup,
+) -> ClientCertificate | None:
+    """The host's verdict on a presented certificate for the purpose that `anchors` stand for (RULES A1, B1 to B3).
+
+    Signatures and path come from `cache`, which belongs to the connection, under the anchors' identity; validity and this
+    server's own revocation record are looked at anew (RULES B2). None: nothing was presented, or nobody asked.
+    """
+    if presented is None or anchors is None:
+        return None
+    if presented.leaf is None:
+        return ClientCertificate(certificate=None, problem=CertificateProblem.UNKNOWN_AUTHORITY, reason="unparsable")
+    verdict = cache.get(anchors.id)
+    if verdict is None:
+        verdict = cache[anchors.id] = check_path(presented, anchors)
+    if verdict.problem is not None:
+        return ClientCertificate(certificate=presented.leaf, problem=verdict.problem, reason=verdict.reason)
+    record = await lookup(presented.leaf.fingerprint(SHA256()).hex())
+    problem, reason = verdict.problem, verdict.reason
+    if record.revoked:
+        problem, reason = CertificateProblem.REVOKED, "revoked"
+    elif (late := check_validity(verdict.path, now)) is not None:
+        problem, reason = late
+    return ClientCertificate(
+        certificate=presented.leaf,
+        problem=problem,
+        reason=reason,
+        recorded=record.recorded,
+        anchor=verdict.path[-1] if verdict.path else None,
+        path=verdict.path,
+    )
+
+
+class Authentication:
+    """The enabled authenticators in the order of the configuration file."""
+
+    def __init__(self, methods: Mapping[str, Authenticator], *, timeout: timedelta) -> None:
+        self._methods = dict(methods)
+        self._timeout = timeout.total_seconds()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The methods, first asked first."""
+        return tuple(self._methods)
+
+    def challenges(self, allowed: frozenset[str] | None = None) -> tuple[str, ...]:
+        """What a 401 offers: Basic first, since some clients look at the first only (RULES C3)."""
+        offered = [
+            challenge
+            for name, method in self._methods.items()
+            if (allowed is None or name in allowed) and (challenge := method.challenge) is not None
+        ]
+        return tuple(sorted(offered, key=lambda challenge: not challenge.lower().startswith("basic")))
+
+    async def authenticate(
+        self,
+        credentials: Credentials,
+        *,
+        allowed: frozenset[str] | None = None,
+        certificate_is_final: bool = False,
+        accept: Callable[[Authenticated], Awaitable[Denied | None]],
+    ) -> Recognised | Unrecognised:
+        """Ask each allowed method whose credential is present, in order; the first that is accepted wins.
+
+        `accept` may still deny what a method recognised (its token is held by another request), in which case the next
+        method is asked. With `certificate_is_final` a denied client certificate ends the search (RULES A2).
+        """
+        denials: list[Denial] = []
+        continuations: list[str] = []
+        for name, method in self._methods.items():
+            if allowed is not None and name not in allowed:
+                continue
+            outcome = await self._ask(name, method, credentials)
+            match outcome:
+                case Authenticated():
+                    denied = await accept(outcome)
+                    if denied is None:
+                        return Recognised(method=name, authenticated=outcome, denials=tuple(denials))
+                    denials.append(Denial(method=name, denied=denied))
+                case Denied():
+                    denials.append(Denial(method=name, denied=outcome))
+                    if certificate_is_final and name == CERTIFICATE_METHOD:
+                        break
+                case Continue():
+                    continuations.append(outcome.challenge)
+                case NotPresented():
+                    pass
+                case _:
+                    assert_never(outcome)
+        return Unrecognised(denials=tuple(denials), continuations=tuple(continuations))
+
+    async def _ask(self, name: str, method: Authenticator, credentials: Credentials) -> AuthOutcome:
+        """One plugin under a time-out; what it raises is its own trouble and a busy denial, never the server's."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await method.authenticate(credentials)
+        except BackendError as error:
+            log.warning("authenticator_unavailable", method=name, reason=error.reason)
+            return busy(error.retry_after, "backend_unavailable")
+        except TimeoutError:
+            log.error("authenticator_timed_out", method=name, seconds=self._timeout)
+            return busy(timedelta(seconds=5), "timed_out")
+        except Exception:
+            log.exception("authenticator_failed", method=name)
+            return busy(timedelta(seconds=30), "plugin_failed")
+
+
+def busy(retry_after: timedelta, reason: str) -> Denied:
+    """The denial that stands for a method which cannot answer now."""
+    return Denied(
+        detail="authentication is not available at the moment",
+        reason=reason,
+        kind=DenialKind.BUSY,
+        retry_after=retry_after,
+    )
+
+
+def refusal(outcome: Unrecognised, *, challenges: Sequence[str], certificate_only: bool) -> RequestError | BackendError:
+    """The error that tells a client why it was not recognised (RULES C3).
+
+    Locked and busy come before the others; among equals the method that was asked first speaks. `certificate_only` says
+    that nothing but a certificate would have done, so that no challenge is of use.
+    """
+    if not outcome.denials:
+        return _nothing_presented(outcome, challenges=challenges, certificate_only=certificate_only)
+    urgent = (DenialKind.LOCKED, DenialKind.BUSY)
+    denied = min(outcome.denials, key=lambda denial: denial.denied.kind not in urgent).denied
+    wait = denied.retry_after or timedelta(0)
+    match denied.kind:
+        case DenialKind.LOCKED:
+            return LockedOut(denied.detail, retry_after=wait, reason=denied.reason)
+        case DenialKind.BUSY:
+            return BackendUnavailable(denied.detail, retry_after=wait, reason=denied.reason)
+        case DenialKind.NOT_PERMITTED:
+            return NotPermitted(denied.detail, reason=denied.reason)
+        case DenialKind.WRONG if certificate_only or not challenges:
+            return CertificateRequired(denied.detail, reason=denied.reason)
+        case DenialKind.WRONG:
+            return NotAuthenticated(denied.detail, challenges=challenges, reason=denied.reason)
+
+
+def _nothing_presented(outcome: Unrecognised, *, challenges: Sequence[str], certificate_only: bool) -> RequestError:
+    if outcome.continuations:
+        return NotAuthenticated(challenges=outcome.continuations, reason="continuation")
+    if certificate_only or not challenges:
+        return CertificateRequired(CERTIFICATE_REQUIRED)
+    return NotAuthenticated(challenges=challenges, reason="no_credential")
+
+
+def failure_events(denials: Sequence[Denial], credentials: Credentials) -> list[AuthenticationFailed]:
+    """One audit event per denial, whoever wins in the end."""
+    return [
+        AuthenticationFailed(
+            method=denial.method,
+            kind=denial.denied.kind.value,
+            reason=denial.denied.reason,
+            subject_name=denial.denied.name,
+            operation=credentials.operation.value,
+            label=credentials.label,
+        )
+        for denial in denials
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelAuthentication:
+    """How one label recognises its clients: which methods it takes, and whose certificates it trusts (RULES B5)."""
+
+    chain: Authentication
+    methods: frozenset[str]
+    anchors: AnchorSet | None
+    certificate_is_required: bool  # [tls.client_auth] mode = "required"
+    store: Store
+    clock: Callable[[], datetime]
+
+    def require_some_credential(self, credentials: Credentials) -> None:
+        """RULES C2, C3: who presents nothing is told so before the body is looked at.
+
+        Raises `NotAuthenticated`, or `CertificateRequired` where only a certificate would do.
+        """
+        certificate_only, challenges = self._what_would_do(credentials)
+        no_certificate = credentials.connection.presented is None or self.anchors is None
+        if no_certificate and (certificate_only or credentials.authorization is None):
+            raise refusal(Unrecognised(), challenges=challenges, certificate_only=certificate_only)
+
+    async def recognise(
+        self,
+        credentials: Credentials,
+        *,
+        cache: PathCache,
+        accept: Callable[[Authenticated], Awaitable[Denied | None]],
+    ) -> ClientCertificate | None:
+        """Let the first good credential win, once `accept` takes it; gives the verdict on the client certificate.
+
+        Follows the endpoint table and the precedence of the authentication chapter. Every denial is audited. Raises the
+        `RequestError` or `BackendError` that the client is to hear when nobody wins.
+        """
+        judged = await judge_certificate(
+            credentials.connection.presented,
+            anchors=self.anchors,
+            cache=cache,
+            now=self.clock(),
+            lookup=self._look_up,
+        )
+        presented = replace(credentials, client_certificate=judged)
+        reenrolment = credentials.operation is Operation.SIMPLEREENROLL
+        outcome = await self.chain.authenticate(
+            presented,
+            allowed=self.methods & {CERTIFICATE_METHOD} if reenrolment else self.methods,
+            certificate_is_final=self.certificate_is_required,
+            accept=accept,
+        )
+        failures = failure_events(outcome.denials, credentials)
+        if failures:
+            await self.store.write(partial(_audit_all, events=failures))
+        if isinstance(outcome, Recognised):
+            return judged
+        certificate_only, challenges = self._what_would_do(credentials)
+        if self.certificate_is_required and any(denial.method == CERTIFICATE_METHOD for denial in outcome.denials):
+            certificate_only = True  # RULES A2: a bad certificate is a 403 here, whatever else is presented
+        error = refusal(outcome, challenges=challenges, certificate_only=certificate_only)
+        error.audited = bool(failures)
+        raise error
+
+    def _what_would_do(self, credentials: Credentials) -> tuple[bool, tuple[str, ...]]:
+        """Whether only a certificate would do, and which challenges a 401 may carry."""
+        if credentials.operation is Operation.SIMPLEREENROLL:
+            return True, ()
+        challenges = self.chain.challenges(self.methods)
+        return not challenges, challenges
+
+    async def _look_up(self, fingerprint: str) -> CertificateRecord:
+        found = await self.store.read(partial(certificates.find_by_fingerprint, fingerprint=fingerprint))
+        return CertificateRecord(recorded=found is not None, revoked=found is not None and found.state == "revoked")
+
+
+def _audit_all(tx: Tx, *, events: Sequence[AuditEvent]) -> None:
+    for event in events:
+        tx.audit(event)

@@ -1,0 +1,160 @@
+"""`kipuka cert list|show`.
+
+In the room: filters, paging and layout. Not in the room: the record (`kipuka.store.certificates`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kipuka.api import timestamp
+from kipuka.cli.failures import Failure
+from kipuka.cli.options import config_option, json_option
+from kipuka.cli.output import write_json, write_pairs, write_table
+
+if TYPE_CHECKING:
+    from kipuka.store.certificates import CertificateState, RecordedCertificate
+    from kipuka.store.database import Store
+
+__all__ = ["command"]
+
+PAGE = 500
+
+
+@click.group()
+def command() -> None:
+    """Look at the certificates that were issued."""
+
+
+def _serial(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from kipuka.store.certificates import normal_serial
+
+    if value is None:
+        return None
+    try:
+        return normal_serial(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+def _state(found: RecordedCertificate) -> str:
+    if found.state == "valid" and found.not_after < datetime.now(UTC):
+        return "expired"
+    return found.state
+
+
+def _summary(found: RecordedCertificate) -> dict[str, Any]:
+    return {
+        "fingerprint": found.fingerprint,
+        "ca": found.ca,
+        "serial": found.serial,
+        "subject": found.subject,
+        "names": list(found.names),
+        "state": _state(found),
+        "not_before": timestamp(found.not_before),
+        "not_after": timestamp(found.not_after),
+        "issued_at": timestamp(found.issued_at),
+        "label": found.label,
+        "profile": found.profile,
+        "method": found.method,
+        "identity": found.identity_name,
+    }
+
+
+@command.command(name="list")
+@config_option
+@click.option("--subject", metavar="TEXT", help="Only those with this text in the subject or in an alternative name.")
+@click.option("--serial", callback=_serial, metavar="HEX", help="Only those with this serial number.")
+@click.option("--state", type=click.Choice(["valid", "expired", "revoked"]), help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@json_option
+def list_certificates(
+    *,
+    config: Path,
+    subject: str | None,
+    serial: str | None,
+    state: CertificateState | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List certificates, newest first."""
+    from kipuka.cli.host import with_store
+    from kipuka.store import certificates
+
+    async def collect(store: Store) -> tuple[list[RecordedCertificate], bool]:
+        found: list[RecordedCertificate] = []
+        after: str | None = None
+        while len(found) < limit:
+            page = await store.read(
+                partial(
+                    certificates.listing,
+                    subject=subject,
+                    serial=serial,
+                    state=state,
+                    after=after,
+                    limit=min(PAGE, limit - len(found)),
+                )
+            )
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return found, after is not None
+
+    found, more = with_store(config, collect)
+    if as_json:
+        write_json([_summary(item) for item in found])
+    else:
+        write_table(
+            ["CA/SERIAL", "STATE", "EXPIRES", "SUBJECT", "NAMES", "IDENTITY"],
+            [
+                [
+                    f"{item.ca}/{item.serial}",
+                    _state(item),
+                    timestamp(item.not_after)[:19] + "Z",
+                    item.subject,
+                    ", ".join(item.names) or None,
+                    f"{item.method}:{item.identity_name}",
+                ]
+                for item in found
+            ],
+        )
+    if more:
+        click.echo(f"there are more than {limit}: use --limit, or a filter", err=True)
+
+
+@command.command()
+@config_option
+@click.option("--pem", is_flag=True, help="Print the certificate itself, and nothing else.")
+@json_option
+@click.argument("certificate", metavar="ID")
+def show(*, config: Path, pem: bool, as_json: bool, certificate: str) -> None:
+    """Show one certificate. ID is its SHA-256 fingerprint, CA/SERIAL, or a serial number that only one CA has used (RULES E4)."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from kipuka.cli.host import with_store
+    from kipuka.store import certificates
+
+    found = with_store(config, lambda store: store.read(partial(certificates.find, id=certificate)))
+    if found is None:
+        raise Failure(f"there is no certificate {certificate}")
+    text = x509.load_der_x509_certificate(found.der).public_bytes(Encoding.PEM).decode("ascii")
+    if pem:
+        click.echo(text, nl=False)
+        return
+    details = _summary(found) | {
+        "enrolment": found.enrolment,
+        "spki_sha256": found.spki_sha256,
+        "revoked_at": None if found.revoked_at is None else timestamp(found.revoked_at),
+        "revocation_reason": found.revocation_reason,
+    }
+    if as_json:
+        write_json(details | {"pem": text})
+        return
+    write_pairs({**details, "names": ", ".join(found.names) or None})

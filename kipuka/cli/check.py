@@ -1,0 +1,668 @@
+"""What `kipuka check` finds: everything that can be said of a configuration without starting the server.
+
+In the room: looking at settings, at the files they name and at the ports, and rendering what was found. Not in the room:
+reading the configuration (`kipuka.config`), what is wrong inside a plugin's section (the kind's own `check`), the
+command (`kipuka.cli.checking`).
+
+Errors are what stops a start; warnings are what works but is weak, permissive or about to end. Nothing is written, the
+database is not opened, and no CA is asked that is not on this machine (kinds with `remote`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import errno
+import json
+import os
+import socket
+import stat
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, cast
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from pydantic import BaseModel, SecretStr
+from structlog.typing import FilteringBoundLogger
+
+from kipuka.api.errors import BackendUnavailable, ConfigError, PluginError, StartupError
+from kipuka.api.events import AuditEvent
+from kipuka.api.kinds import AnyKind, LockoutPolicy, Lockouts
+from kipuka.api.storage import ReadTx, Tx
+from kipuka.api.values import CertificateChain
+from kipuka.cli.failures import ExitCode
+from kipuka.config import Address, CAItem, Settings
+from kipuka.mtls import ClientAuth
+from kipuka.plugins import Plugins
+from kipuka.runtime import CompositionError, compose
+from kipuka.x509.keys import describe_key
+from kipuka.x509.names import format_dn
+from kipuka.x509.path import check_chain
+from kipuka.x509.profiles import Profile
+
+__all__ = ["CheckFinding", "check_file", "exit_code", "findings_of", "permissive", "render", "render_json", "run_check"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+EXPIRES_SOON = timedelta(days=30)
+OPENING_TIMEOUT = 15.0  # seconds
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckFinding:
+    """One thing that is wrong, or weak: where it stands, what it is, what to do."""
+
+    severity: Severity
+    file: str
+    key: str  # dotted; "" for the file as a whole
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{self.severity}: {where}: {self.problem}; {self.remedy}"
+
+
+def run_check(
+    settings: Settings, plugins: Plugins, *, now: datetime | None = None, ports: bool = True
+) -> Sequence[CheckFinding]:
+    """Everything that can be found, errors first. `ports` False leaves out whether the addresses are free, for a server
+    that is about to bind them. Not to be called in an event loop.
+    """
+    look = _Look(settings=settings, plugins=plugins, now=now or datetime.now(UTC))
+    look.all(ports=ports)
+    return sorted(look.findings, key=lambda finding: finding.severity)
+
+
+def check_file(path: Path, environ: Mapping[str, str]) -> Sequence[CheckFinding]:
+    """As `run_check`, from the file; what stops the reading or the loading is found too."""
+    try:
+        composition = compose(path, environ)
+    except StartupError as error:
+        return findings_of(error, path)
+    return run_check(composition.settings, composition.plugins)
+
+
+def findings_of(error: StartupError, path: Path) -> Sequence[CheckFinding]:
+    """What a start would say, as findings."""
+    problems = error.problems if isinstance(error, ConfigError | CompositionError) else ()
+    faults = error.faults if isinstance(error, PluginError | CompositionError) else ()
+    findings = [
+        CheckFinding(severity="error", file=item.file, key=item.key, problem=item.problem, remedy=item.remedy)
+        for item in problems
+    ]
+    for fault in faults:
+        owner = f" ({fault.distribution} {fault.version})" if fault.distribution else ""
+        problem = f"plugin {fault.plugin}{owner}, {fault.stage}: {fault.problem}"
+        findings.append(CheckFinding(severity="error", file=str(path), key="", problem=problem, remedy=fault.remedy))
+    if not findings:
+        findings.append(CheckFinding(severity="error", file=str(path), key="", problem=str(error), remedy="mend it"))
+    return findings
+
+
+def permissive(findings: Iterable[CheckFinding]) -> tuple[str, ...]:
+    """The settings that are warned about, for the audit event at the start."""
+    return tuple(dict.fromkeys(finding.key for finding in findings if finding.severity == "warning" and finding.key))
+
+
+def exit_code(findings: Iterable[CheckFinding], *, strict: bool = False) -> ExitCode:
+    """DONE without an error (warnings are told, and with `strict` they are FAILED); CONFIGURATION with one."""
+    severities = {finding.severity for finding in findings}
+    if "error" in severities:
+        return ExitCode.CONFIGURATION
+    return ExitCode.FAILED if strict and severities else ExitCode.DONE
+
+
+def render(findings: Sequence[CheckFinding]) -> str:
+    """A line each, and a line that sums up."""
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
+    return "\n".join([*map(str, findings), f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"])
+
+
+def render_json(findings: Sequence[CheckFinding]) -> str:
+    """One JSON document: `ok` (no error), and `findings` with severity, file, key, problem and remedy."""
+    rows = [
+        {
+            "severity": finding.severity,
+            "file": finding.file,
+            "key": finding.key,
+            "problem": finding.problem,
+            "remedy": finding.remedy,
+        }
+        for finding in findings
+    ]
+    ok = all(finding.severity != "error" for finding in findings)
+    return json.dumps({"ok": ok, "findings": rows}, indent=2, ensure_ascii=False)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+# What cryptography raises while it reads what somebody else wrote
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """One look at everything; findings pile up."""
+
+    settings: Settings
+    plugins: Plugins
+    now: datetime
+    findings: list[CheckFinding] = field(default_factory=list[CheckFinding])
+
+    def all(self, *, ports: bool) -> None:
+        self._configuration_file()
+        self._server_certificate()
+        self._client_certificates()
+        self._methods()
+        self._kinds()
+        self._authorities()
+        self._profiles()
+        self._database()
+        self._admin()
+        self._sinks()
+        if ports:
+            self._ports()
+
+    def _error(self, key: str, problem: str, remedy: str) -> None:
+        self._say("error", key, problem, remedy)
+
+    def _warn(self, key: str, problem: str, remedy: str) -> None:
+        self._say("warning", key, problem, remedy)
+
+    def _say(self, severity: Severity, key: str, problem: str, remedy: str) -> None:
+        variable = next((name for place, name in self.settings.overrides.items() if place == key), None)
+        file = str(self.settings.file) if variable is None else f"environment variable {variable}"
+        self.findings.append(CheckFinding(severity=severity, file=file, key=key, problem=problem, remedy=remedy))
+
+    # --- files ---
+
+    def _read(self, key: str, path: Path) -> bytes | None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            self._error(key, f"there is no file {path}", "write the path of one that is there")
+        except OSError as error:
+            problem = f"{path} cannot be read: {error.strerror or error}"
+            self._error(key, problem, "let the account that kipuka runs under read it")
+        return None
+
+    def _certificates(self, key: str, path: Path) -> list[x509.Certificate]:
+        content = self._read(key, path)
+        if content is None:
+            return []
+        try:
+            return x509.load_pem_x509_certificates(content)
+        except _UNREADABLE as error:
+            self._error(key, f"{path} has no readable PEM certificate: {error}", "put PEM certificates into it")
+            return []
+
+    def _permissions(self, key: str, path: Path, what: str) -> None:
+        """That nobody but the server can read a secret. A group that may read is usual where root owns the file."""
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except OSError:
+            return  # whoever needs the file has said so
+        if mode & 0o037:
+            problem = f"{path} has mode {mode:04o}: others than the server can read or change {what}"
+            self._warn(key, problem, f"chmod 600 '{path}'")
+
+    def _configuration_file(self) -> None:
+        path = self.settings.file
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return  # it was read a moment ago; the next start says what became of it
+        if mode & 0o022:
+            problem = f"it has mode {mode:04o}: others than its owner can change it"
+            self._warn("", problem, f"chmod go-w '{path}'")
+        secrets = set(_secrets(self._models()))
+        if mode & 0o037 and any(text in secrets for text in _strings(values)):
+            remedy = f'write the secret as "file:PATH" or "env:NAME", or chmod 600 \'{path}\''
+            self._warn("", f"it holds a secret and has mode {mode:04o}: others than the server can read it", remedy)
+        for name in sorted(self.settings.disabled):
+            if name not in self.plugins.installed:
+                near = difflib.get_close_matches(name, sorted(self.plugins.installed), n=1)
+                remedy = f"did you mean {near[0]}?" if near else "take it out"
+                self._warn("plugins.disabled", f"no installed plugin is called {name}", remedy)
+            elif name in values:
+                remedy = f"take the section out, or {name} out of disabled"
+                self._warn(name, f"the plugin {name} is disabled: this section has no effect", remedy)
+
+    def _models(self) -> Iterator[BaseModel]:
+        settings = self.settings
+        yield from (settings.server, settings.tls, settings.db, settings.est, settings.log)
+        if settings.admin is not None:
+            yield settings.admin
+        yield from settings.authenticators.values()
+        yield from (item.settings for item in settings.cas)
+        yield from (item.settings for item in settings.sinks)
+
+    # --- TLS ---
+
+    def _server_certificate(self) -> None:
+        tls = self.settings.tls
+        chain = self._certificates("tls.cert", tls.cert)
+        self._server_key(chain[0] if chain else None)
+        self._permissions("tls.key", tls.key, "the server's private key")
+        if not chain:
+            return
+        leaf = chain[0]
+        self._dates("tls.cert", leaf, "the server's certificate")
+        self._server_names(leaf)
+        self._server_strength(leaf)
+        for below, above in pairwise(chain):
+            try:
+                below.verify_directly_issued_by(above)
+            except (*_UNREADABLE, InvalidSignature):
+                problem = f"{_title(above)} does not follow from {_title(below)}, which stands before it"
+                remedy = "put the server's certificate first, then each certificate's issuer after it"
+                self._error("tls.cert", problem, remedy)
+
+    def _server_key(self, leaf: x509.Certificate | None) -> None:
+        tls = self.settings.tls
+        content = self._read("tls.key", tls.key)
+        if content is None:
+            return
+        password = None if tls.key_password is None else tls.key_password.get_secret_value().encode("utf-8")
+        try:
+            key = load_pem_private_key(content, password)
+        except TypeError:
+            # cryptography says so of a password that is missing, and of one that is not needed
+            if password is None:
+                self._error("tls.key_password", f"{tls.key} is encrypted", 'write key_password = "file:PATH"')
+            else:
+                self._error("tls.key_password", f"{tls.key} is not encrypted", "take key_password out")
+            return
+        except (ValueError, UnsupportedAlgorithm):
+            remedy = "write the right password" if password else "put a PEM private key into it"
+            self._error("tls.key", f"{tls.key} cannot be read as a private key", remedy)
+            return
+        if leaf is None:
+            return
+        try:
+            same = _spki(leaf.public_key()) == _spki(key.public_key())
+        except _UNREADABLE:
+            self._error("tls.cert", "the certificate's public key cannot be read", "use another certificate")
+            return
+        if not same:
+            remedy = "write the key that the certificate was made for"
+            self._error("tls.key", f"it is not the key of the certificate in {tls.cert}", remedy)
+
+    def _server_names(self, leaf: x509.Certificate) -> None:
+        try:
+            names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            names = None
+        except _UNREADABLE as error:
+            self._error("tls.cert", f"the certificate's extensions cannot be read: {error}", "use another certificate")
+            return
+        if not names:
+            problem = "the server's certificate has no subject alternative name: many clients refuse it (RFC 9525)"
+            self._warn("tls.cert", problem, "use a certificate with the server's DNS names or addresses")
+        try:
+            usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except x509.ExtensionNotFound:
+            return
+        if ExtendedKeyUsageOID.SERVER_AUTH not in usages:
+            problem = "the certificate's extended key usage leaves out server authentication: clients will refuse it"
+            self._error("tls.cert", problem, "use a certificate for serverAuth")
+
+    def _server_strength(self, leaf: x509.Certificate) -> None:
+        try:
+            key = leaf.public_key()
+            algorithm = leaf.signature_hash_algorithm
+        except _UNREADABLE:
+            return  # said by the comparison with the key
+        weak = (isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048) or (
+            isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < 256
+        )
+        if weak:
+            problem = f"the server's key is weak: {describe_key(key)}"
+            self._error("tls.cert", problem, "use P-256, or RSA with 2048 bits or more")
+        if algorithm is not None and algorithm.name in {"md5", "sha1"}:
+            problem = f"the server's certificate is signed with {algorithm.name.upper()}: clients will refuse it"
+            self._error("tls.cert", problem, "use a certificate signed with SHA-256 or better")
+
+    def _dates(self, key: str, certificate: x509.Certificate, what: str, *, severity: Severity = "error") -> None:
+        if certificate.not_valid_after_utc < self.now:
+            self._say(severity, key, f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d}", "replace it")
+        elif certificate.not_valid_before_utc > self.now:
+            day = f"{certificate.not_valid_before_utc:%Y-%m-%d}"
+            self._say(severity, key, f"{what} is not valid before {day}", "look at the clock, or replace it")
+        elif certificate.not_valid_after_utc - self.now < EXPIRES_SOON:
+            self._warn(key, f"{what} expires on {certificate.not_valid_after_utc:%Y-%m-%d}", "replace it in time")
+
+    # --- client certificates and methods ---
+
+    def _client_auth(self) -> ClientAuth | None:
+        section = self.settings.authenticators.get("mtls")
+        return section if isinstance(section, ClientAuth) else None
+
+    def _client_certificates(self) -> None:
+        section = self._client_auth()
+        if section is None:
+            if "mtls" not in self.settings.disabled:
+                problem = "client certificates are not asked for: nobody can re-enrol"
+                self._warn("tls.client_auth", problem, "write [tls.client_auth] with trust_anchors")
+            return
+        if section.trust_anchors is not None:
+            self._anchors("tls.client_auth.trust_anchors", section.trust_anchors)
+        for label in self.settings.labels.values():
+            if label.name is not None and label.client_anchors is not None:
+                self._anchors(f"est.label[{label.name}].client_anchors", label.client_anchors)
+        if section.mode == "required":
+            # RULES A2
+            key = "tls.client_auth.mode"
+            remedy = 'write mode = "optional", or give new devices trust anchors and a first certificate another way'
+            self._warn(key, "cacerts and every other path are closed to newcomers, who have no certificate yet", remedy)
+            if self.settings.admin is not None and self.settings.server.admin_listen is None:
+                problem = "administrators with a bearer token and no client certificate cannot connect"
+                self._warn(key, problem, "write admin_listen in [server], so that /admin has a listener of its own")
+
+    def _anchors(self, key: str, path: Path) -> None:
+        for certificate in self._certificates(key, path):
+            try:
+                constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+                is_ca = constraints.ca
+            except x509.ExtensionNotFound:
+                is_ca = False
+            except _UNREADABLE as error:
+                self._error(key, f"a certificate in {path} cannot be read: {error}", "take it out")
+                continue
+            if not is_ca:
+                self._error(key, f"{_title(certificate)} is not a CA certificate", "take it out of the file")
+            self._dates(key, certificate, _title(certificate), severity="warning")
+
+    def _methods(self) -> None:
+        if not self.settings.authenticators:
+            self._warn(
+                "auth", "no method of proving identity is on: nobody can enrol", "write [tls.client_auth] or [otp]"
+            )
+            return
+        for label in self.settings.labels.values():
+            if not label.auth:
+                key = f"est.label[{label.name}].auth"
+                self._warn(key, "every method of this label is disabled: nobody can enrol", "name another one")
+
+    # --- plugins ---
+
+    def _kinds(self) -> None:
+        for name, section in self.settings.authenticators.items():
+            key = "tls.client_auth" if name == "mtls" else name
+            self._kind(name, self.plugins.authenticators[name], section, key)
+        for item in self.settings.cas:
+            self._kind(item.backend, self.plugins.ca_backends[item.backend], item.settings, f"ca[{item.id}]")
+        for item in self.settings.sinks:
+            self._kind(item.type, self.plugins.audit_sinks[item.type], item.settings, f"audit.sink[{item.id}]")
+
+    def _kind(self, name: str, kind: AnyKind, section: BaseModel, key: str) -> None:
+        """What the plugin says of its own section (RULES K2)."""
+        if kind.check is None:
+            return
+        try:
+            found = list(kind.check(section))
+        except Exception as error:  # noqa: BLE001 - told below, as the plugin's fault
+            fault = self.plugins.fault(name, stage="configure", problem=f"its check raised {type(error).__name__}")
+            self._error(key, str(fault), fault.remedy)
+            return
+        for finding in found:
+            place = f"{key}.{finding.key}" if finding.key else key
+            self._say(finding.severity, place, finding.problem, finding.remedy)
+
+    # --- certification authorities and profiles ---
+
+    def _authorities(self) -> None:
+        for item in self.settings.cas:
+            key = f"ca[{item.id}]"
+            refused = any(found.severity == "error" and found.key.startswith(key) for found in self.findings)
+            if refused or self.plugins.ca_backends[item.backend].remote:
+                continue  # a remote one is asked when the server starts, not by whoever tries a configuration
+            chain = self._chain(item)
+            if chain is not None:
+                self._authority(item, chain)
+
+    def _chain(self, item: CAItem) -> CertificateChain | None:
+        kind = self.plugins.ca_backends[item.backend]
+
+        async def ask() -> CertificateChain:
+            async with asyncio.timeout(OPENING_TIMEOUT):
+                async with kind.open(item.settings, _NoStore(now=self.now, plugin=item.backend)) as backend:
+                    return await backend.ca_certificates()
+
+        try:
+            return asyncio.run(ask())
+        except BackendUnavailable:
+            return None  # it needs the store, or something that is away: nothing wrong with the settings
+        except Exception as error:  # noqa: BLE001 - told below, as the plugin's fault
+            problem = f"the CA cannot be opened: {type(error).__name__}: {error}"
+            self._error(f"ca[{item.id}]", problem, "mend what it says, or tell the maintainers of the plugin")
+            return None
+
+    def _authority(self, item: CAItem, chain: CertificateChain) -> None:
+        key = f"ca[{item.id}]"
+        try:
+            check_chain(chain.certificates)
+        except ValueError as error:
+            # RULES F7
+            self._error(key, str(error), "give the whole chain, from the issuing certificate to the root")
+        for certificate in chain.certificates[1:]:
+            self._dates(key, certificate, _title(certificate))
+        end = min(certificate.not_valid_after_utc for certificate in chain.certificates)
+        for place, profile, validity in self._periods(item):
+            if self.now + validity > end:
+                name = f"certificates of the profile {profile}" if profile else "certificates"
+                problem = f"{name} for {validity / timedelta(days=1):g} days would outlive the CA: they end with it on {end:%Y-%m-%d}"
+                self._warn(place, problem, "write fewer validity_days, or renew the CA")
+
+    def _periods(self, item: CAItem) -> Iterator[tuple[str, str, timedelta]]:
+        """For each profile that this CA signs for: where its validity is written, its name, and how long that is."""
+        profiles = {label.profile.name: label.profile for label in self.settings.labels.values() if label.ca == item.id}
+        if any(profile.validity is None for profile in profiles.values()):
+            yield f"ca[{item.id}].validity_days", "", item.validity
+        for profile in profiles.values():
+            if profile.validity is not None:
+                yield f"profile[{profile.name}].validity_days", profile.name, profile.validity
+
+    def _profiles(self) -> None:
+        used = {label.profile.name: label.profile for label in self.settings.labels.values()}
+        for name, profile in self.settings.profiles.items():
+            key = f"profile[{name}]"
+            if name not in used:
+                if name != "default":
+                    remedy = "name it in default_profile or in a label, or take it out"
+                    self._warn(key, "no label uses this profile", remedy)
+                continue
+            self._profile(key, profile)
+
+    def _profile(self, key: str, profile: Profile) -> None:
+        if profile.names == "csr":
+            patterns = [
+                *((f"{key}.subject_patterns.{name}", globs) for name, globs in profile.subject_patterns.items()),
+                *((f"{key}.san_patterns.{name}", globs) for name, globs in profile.san_patterns.items()),
+            ]
+            if not any(globs for _, globs in patterns):
+                problem = 'names = "csr" without patterns refuses every name, and so every request'
+                self._warn(key, problem, "write subject_patterns or san_patterns")
+            for place, globs in patterns:
+                if any(_is_anything(glob) for glob in globs):
+                    problem = "every client may have any name here, also another's"
+                    self._warn(place, problem, 'narrow the pattern, or write names = "identity"')
+        if not profile.unique_keys:
+            problem = "one key may be certified for several identities"
+            self._warn(f"{key}.unique_keys", problem, "write unique_keys = true")
+        if not profile.extended_key_usage:
+            problem = "certificates without extended key usage are good for anything"
+            self._warn(f"{key}.extended_key_usage", problem, 'write extended_key_usage = ["clientAuth"]')
+
+    # --- the rest ---
+
+    def _database(self) -> None:
+        path = Path(self.settings.db.url.removeprefix("sqlite:///"))
+        if path.is_dir():
+            self._error("db.url", f"{path} is a directory", "write the path of a file")
+        elif path.exists():
+            if not os.access(path, os.R_OK | os.W_OK):
+                self._error(
+                    "db.url", f"{path} cannot be read and written", "let the account that kipuka runs under do both"
+                )
+            self._permissions("db.url", path, "the database")
+        else:
+            self._error("db.url", f"there is no database {path}", "make one with `kipuka db upgrade`")
+        # SQLite writes its journal beside the file
+        if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
+            problem = f"{path.parent} cannot be written, where SQLite keeps the database's journal"
+            self._error("db.url", problem, "let the account that kipuka runs under write there")
+
+    def _admin(self) -> None:
+        admin = self.settings.admin
+        if admin is None or admin.bearer_token is None:
+            return
+        hashes = [item.token_hash for item in admin.bearer_token.tokens]
+        for token_hash in dict.fromkeys(hashes):
+            if hashes.count(token_hash) > 1:
+                problem = f"two tokens have the same hash ({token_hash[:15]}...)"
+                self._warn("admin.bearer_token.tokens", problem, "give each administrator a token")
+
+    def _sinks(self) -> None:
+        if not self.settings.sinks:
+            problem = "audit events are kept in the database only"
+            self._warn("audit.sink", problem, 'write [[audit.sink]] with type = "file" and path')
+
+    def _ports(self) -> None:
+        server = self.settings.server
+        self._port("server.listen", server.listen)
+        if server.admin_listen is not None:
+            self._port("server.admin_listen", server.admin_listen)
+
+    def _port(self, key: str, address: Address) -> None:
+        try:
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            self._error(
+                key, f"{address.host} has no address: {error.strerror or error}", "write an address of this machine"
+            )
+            return
+        for family, kind, protocol, _, where in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                try:
+                    probe.bind(where)
+                    probe.listen(1)
+                except OSError as error:
+                    self._refused_port(key, address, error)
+                    return
+
+    def _refused_port(self, key: str, address: Address, error: OSError) -> None:
+        if error.errno == errno.EADDRINUSE:
+            # no error: whoever changes the configuration of a running server checks it before the restart
+            problem = f"another process listens on {address}"
+            self._warn(key, problem, "stop it if it is not this very server, or write another port")
+        elif error.errno == errno.EACCES:
+            problem = f"this account may not listen on port {address.port}"
+            self._error(key, problem, "write a port from 1024 on, or give the service CAP_NET_BIND_SERVICE")
+        else:
+            problem = f"{address} cannot be listened on: {error.strerror or error}"
+            self._error(key, problem, "write an address of this machine")
+
+
+def _title(certificate: x509.Certificate) -> str:
+    try:
+        return format_dn(certificate.subject) or f"the certificate with serial {certificate.serial_number:x}"
+    except _UNREADABLE:
+        return f"the certificate with serial {certificate.serial_number:x}"
+
+
+def _spki(key: Any) -> bytes:
+    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
+def _is_anything(glob: str) -> bool:
+    return not glob.strip("*.@/") or glob in {"0.0.0.0/0", "::/0"}
+
+
+def _secrets(models: Iterable[BaseModel]) -> Iterator[str]:
+    for model in models:
+        for name in type(model).model_fields:
+            value: object = getattr(model, name)
+            if isinstance(value, SecretStr):
+                yield value.get_secret_value()
+            elif isinstance(value, BaseModel):
+                yield from _secrets([value])
+
+
+def _strings(values: object) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict):
+        for value in cast("dict[str, object]", values).values():
+            yield from _strings(value)
+    elif isinstance(values, list):
+        for value in cast("list[object]", values):
+            yield from _strings(value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _NoStore:
+    """The services that a backend is lent while it is only looked at: a clock and threads, but no store."""
+
+    now: datetime
+    plugin: str
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """The time of the check."""
+        return lambda: self.now
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """A logger like any other."""
+        log = cast("FilteringBoundLogger", structlog.get_logger(self.plugin))
+        return log.bind(plugin=self.plugin)
+
+    async def read(self, fn: Callable[[ReadTx], T], /) -> T:
+        """Refused."""
+        del fn
+        raise _closed()
+
+    async def write(self, fn: Callable[[Tx], T], /) -> T:
+        """Refused."""
+        del fn
+        raise _closed()
+
+    async def audit(self, event: AuditEvent, /) -> None:
+        """Refused."""
+        del event
+        raise _closed()
+
+    async def run_blocking(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run in a thread."""
+        return await asyncio.to_thread(fn, *args, **kwargs)
+
+    def lockouts(self, policy: LockoutPolicy, /) -> Lockouts:
+        """Refused."""
+        del policy
+        raise _closed()
+
+
+def _closed() -> BackendUnavailable:
+    return BackendUnavailable("the store is not open: the configuration is only checked", reason="check")

@@ -1,0 +1,54 @@
+"""From a TOML file and the environment to typed settings.
+
+In the room: the models of the host's sections, the settings the rest of the host works with, and the way from one to
+the other, with every mistake found on it. Not in the room: plugins; their kinds come as arguments (`kipuka.runtime` puts
+the two together).
+"""
+
+from __future__ import annotations
+
+from kipuka.config.load import RawConfig, load
+from kipuka.config.sections import (
+    Address,
+    AdminSection,
+    AuditSection,
+    AuthSection,
+    BearerTokenItem,
+    BearerTokenSection,
+    CAHead,
+    DatabaseSection,
+    ESTSection,
+    LabelItem,
+    LogSection,
+    PluginsSection,
+    ProfileItem,
+    ServerSection,
+    SinkHead,
+    TLSSection,
+)
+from kipuka.config.settings import CAItem, Label, Settings, SinkItem
+
+__all__ = [
+    "Address",
+    "AdminSection",
+    "AuditSection",
+    "AuthSection",
+    "BearerTokenItem",
+    "BearerTokenSection",
+    "CAHead",
+    "CAItem",
+    "DatabaseSection",
+    "ESTSection",
+    "Label",
+    "LabelItem",
+    "LogSection",
+    "PluginsSection",
+    "ProfileItem",
+    "RawConfig",
+    "ServerSection",
+    "Settings",
+    "SinkHead",
+    "SinkItem",
+    "TLSSection",
+    "load",
+]

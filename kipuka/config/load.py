@@ -1,0 +1,116 @@
+"""Reading a configuration: `load` for the host's part, `RawConfig.settle` once the plugins' kinds are known.
+
+In the room: the two steps, and which plugins the configuration uses. Not in the room: TOML and the environment
+(`kipuka.config.document`), the sections (`kipuka.config.host`, `kipuka.config.settle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kipuka.api.errors import ConfigError, ConfigProblem
+from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
+from kipuka.config.document import Document, KeyPath, dotted, read_document
+from kipuka.config.host import HOST_SECTIONS, LATER_SINKS, SECTION_OF, Host, at, read_host
+from kipuka.config.settings import Settings
+from kipuka.config.settle import Kinds, settle
+from kipuka.config.validate import later_problem, suggestion
+
+__all__ = ["RawConfig", "load"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawConfig:
+    """The file with the environment laid over it: host sections checked, plugins' sections still raw."""
+
+    document: Document = field(repr=False)  # may hold secrets
+    problems: tuple[ConfigProblem, ...]  # the host's; `settle` raises them together with those of the plugins' sections
+    host: Host = field(repr=False)
+
+    @property
+    def file(self) -> Path:
+        """The configuration file, absolute."""
+        return self.document.file
+
+    @property
+    def disabled(self) -> frozenset[str]:
+        """The names in `[plugins] disabled`."""
+        return self.host.disabled
+
+    def used_names(self) -> frozenset[str]:
+        """The entry points that the configuration needs, without disabled ones: sections that are on (RULES K4), backends of
+        `[[ca]]` and types of `[[audit.sink]]`.
+        """
+        return frozenset(self.uses())
+
+    def uses(self) -> Mapping[str, str]:
+        """As `used_names`, each with the place that needs it, in words."""
+        used: dict[str, str] = {}
+        for name, path in self._sections().items():
+            near = suggestion(name, HOST_SECTIONS)
+            hint = f" (did you mean [{near}]?)" if near and path == (name,) else ""
+            used[name] = f"section [{dotted(path, self.document.values)}]{hint}"
+        for index, head in self.host.cas:
+            used.setdefault(head.backend, f"backend of {dotted(('ca', index), self.document.values)}")
+        for index, head in self.host.sinks:
+            if head.type not in LATER_SINKS:
+                used.setdefault(head.type, f"type of {dotted(('audit', 'sink', index), self.document.values)}")
+        return {name: where for name, where in used.items() if name not in self.host.disabled}
+
+    def settle(
+        self,
+        *,
+        authenticators: Mapping[str, AuthenticatorKind[Any]],
+        ca_backends: Mapping[str, CABackendKind[Any]],
+        audit_sinks: Mapping[str, AuditSinkKind[Any]],
+        installed: Collection[str],
+        broken: Collection[str] = (),
+        failed: Callable[[str, str], None] | None = None,
+    ) -> Settings:
+        """Validate the plugins' sections by their kinds and put everything together.
+
+        `installed` are the names of all entry points, loaded or not; `broken` those whose fault is already reported. About those
+        and about names that are not installed nothing is said here: `kipuka.plugins` has said it. `failed` is told the name of a
+        plugin whose model raises what a model may not, and what it raised; without it that is a problem like any other.
+        Raises `ConfigError` with every problem, the host's and the plugins'. Settings are whole only where no plugin has a fault.
+        """
+        kinds = Kinds(
+            authenticators=authenticators,
+            ca_backends=ca_backends,
+            audit_sinks=audit_sinks,
+            installed=frozenset(installed),
+            silent=frozenset(broken),
+            failed=failed,
+        )
+        return settle(self.document, self.host, self.problems, self._sections(), kinds)
+
+    def _sections(self) -> dict[str, KeyPath]:
+        """The sections of methods that are on (RULES K4) and not disabled: the entry point's name and where it stands."""
+        values = self.document.values
+        places: dict[str, KeyPath] = {
+            name: (name,) for name in values if name not in HOST_SECTIONS and name not in SECTION_OF
+        }
+        return {
+            name: path
+            for name, path in {**places, **SECTION_OF}.items()
+            if isinstance(at(values, path), dict)
+            and at(values, (*path, "enabled")) is not False
+            and name not in self.host.disabled
+            and later_problem(path, self.document) is None
+        }
+
+
+def load(path: Path, environ: Mapping[str, str]) -> RawConfig:
+    """Read the file. Raises `ConfigError` only when there is no TOML to speak of; every other mistake is in `problems`."""
+    try:
+        file = path.expanduser().absolute()
+    except RuntimeError as error:  # there is no such user, or no home directory
+        remedy = "write the path without ~"
+        problem = ConfigProblem(file=str(path), key="", problem="its ~ stands for no directory", remedy=remedy)
+        raise ConfigError([problem]) from error
+    document = read_document(file, environ)
+    host, problems = read_host(document)
+    return RawConfig(document=document, problems=tuple(problems), host=host)

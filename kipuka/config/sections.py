@@ -1,0 +1,378 @@
+"""The host's own sections of the configuration file, as pydantic models.
+
+In the room: every key that the host knows, its type, its default and what it means. Not in the room: reading files and
+the environment (`kipuka.config.document`), what must hold between sections (`kipuka.config.load`), and the sections
+of plugins, whose models come with their kinds.
+
+`docs/reference/config.md` is rendered from these models and their docstrings (`scripts/config_reference.py`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from kipuka.api.settings import ConfigPath, Seconds, Secret, Section
+
+__all__ = [
+    "Address",
+    "AdminSection",
+    "AuditSection",
+    "AuthSection",
+    "BearerTokenItem",
+    "BearerTokenSection",
+    "CAHead",
+    "DatabaseSection",
+    "ESTSection",
+    "LabelItem",
+    "LogSection",
+    "PluginsSection",
+    "ProfileItem",
+    "ServerSection",
+    "SinkHead",
+    "TLSSection",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address or a host name to listen on, and a port (0: any free one)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `ADDR:PORT`, an IPv6 address in brackets. Raises ValueError with one sentence."""
+        host, separator, port = text.rpartition(":")
+        if not separator or not port.isascii() or not port.isdigit():
+            msg = "an address and a port are needed, as in 0.0.0.0:8443 or [::]:8443"
+            raise ValueError(msg)
+        if int(port) > 65535:
+            msg = f"there is no port {port}: the highest is 65535"
+            raise ValueError(msg)
+        if host.startswith("[") and host.endswith("]"):
+            try:
+                return cls(str(ipaddress.IPv6Address(host[1:-1])), int(port))
+            except ValueError:
+                msg = f"{host[1:-1]} is not an IPv6 address"
+                raise ValueError(msg) from None
+        if ":" in host:
+            msg = f"an IPv6 address stands in brackets: [{host}]:{port}"
+            raise ValueError(msg)
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", host):
+            msg = "an address and a port are needed, as in 0.0.0.0:8443 or [::]:8443"
+            raise ValueError(msg)
+        return cls(host, int(port))
+
+
+def _to_address(value: object) -> object:
+    return Address.parse(value) if isinstance(value, str) else value
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        msg = "a number of seconds above 0 is needed"
+        raise ValueError(msg)
+    return value
+
+
+ListenAddress = Annotated[Address, BeforeValidator(_to_address), PlainSerializer(str, return_type=str)]
+PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Identifier = Annotated[str, Field(pattern=_NAME, max_length=64)]
+
+
+def _node_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64].lstrip("._-")
+    return name or "node"
+
+
+class ServerSection(Section):
+    """Where the server listens, and how long it waits."""
+
+    listen: ListenAddress = Address("0.0.0.0", 8443)  # noqa: S104 - devices come from everywhere; the tutorial's server is bound narrower
+    """Address and port of the EST listener, `ADDR:PORT`; an IPv6 address in brackets."""
+
+    admin_listen: ListenAddress | None = None
+    """Address and port of a listener for `/admin` of its own. Without it `/admin` is on the EST listener."""
+
+    node: Identifier = Field(default_factory=_node_name)
+    """Name of this server in the audit log and beside the database. Each server that shares a database needs another one.
+    Default: the host name."""
+
+    max_body_size: int = Field(default=65536, ge=1024, le=16 * 1024 * 1024)
+    """Largest request body, in bytes. A CSR with an RSA-8192 key and fifty names takes about 6000."""
+
+    max_header_size: int = Field(default=16384, ge=4096, le=256 * 1024)
+    """Largest request header, in bytes."""
+
+    shutdown_timeout: PositiveSeconds = timedelta(seconds=30)
+    """How long requests under way may take to end when the server is told to stop, in seconds."""
+
+    handshake_timeout: PositiveSeconds = timedelta(seconds=10)
+    """How long a TLS handshake may take, in seconds."""
+
+    header_timeout: PositiveSeconds = timedelta(seconds=10)
+    """How long a request's whole header may take to arrive, in seconds."""
+
+    body_timeout: PositiveSeconds = timedelta(seconds=30)
+    """How long a request's whole body may take to arrive, in seconds."""
+
+    idle_timeout: PositiveSeconds = timedelta(seconds=60)
+    """How long a connection may stay open without a request, in seconds."""
+
+    write_timeout: PositiveSeconds = timedelta(seconds=30)
+    """How long a client may take nothing of an answer before its connection is closed, in seconds."""
+
+
+class TLSSection(Section):
+    """The server's own certificate. Client certificates have their own section, `[tls.client_auth]`."""
+
+    cert: ConfigPath
+    """PEM file with the server's certificate, followed by the intermediate certificates up to but without the root."""
+
+    key: ConfigPath
+    """PEM file with the private key of `cert`. It should be readable by the server's account only."""
+
+    key_password: Secret | None = None
+    """Passphrase of `key`, where it is encrypted."""
+
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """Lowest TLS version that is accepted."""
+
+
+_SQLITE = "sqlite:///"
+
+
+def _check_url(value: str) -> str:
+    if value.startswith(("postgresql:", "postgresql+", "postgres:")):
+        msg = "PostgreSQL is not available in this version"
+        raise ValueError(msg)
+    if not value.startswith(_SQLITE) or value == _SQLITE or value.startswith("sqlite:///:memory:"):
+        msg = "the URL of an SQLite file is needed, as in sqlite:///kipuka.db"
+        raise ValueError(msg)
+    if "?" in value or "#" in value:
+        msg = "the URL takes no options: kipuka sets what SQLite needs"
+        raise ValueError(msg)
+    if not value.isprintable():
+        msg = "the path has a control character"
+        raise ValueError(msg)
+    try:
+        Path(value.removeprefix(_SQLITE)).expanduser()
+    except RuntimeError as error:  # there is no such user, or no home directory
+        msg = "the ~ of the path stands for no directory"
+        raise ValueError(msg) from error
+    return value
+
+
+class DatabaseSection(Section):
+    """Where certificates, tokens and audit events are kept."""
+
+    url: Annotated[str, AfterValidator(_check_url)] = "sqlite:///kipuka.db"
+    """`sqlite:///PATH`. A relative path is relative to this file; an absolute one has four slashes."""
+
+
+class CAHead(Section):
+    """A certification authority. The further keys of an item are those of its backend."""
+
+    id: Identifier
+    """Name of this CA, for labels, the record and the audit log."""
+
+    backend: str
+    """Name of the plugin that signs, for instance `local`."""
+
+    validity_days: float = Field(default=365, ge=0.001, le=36500)
+    """How long certificates are valid where the profile does not say, in days."""
+
+
+class LabelItem(Section):
+    """An EST label: a further path, `<base_path>/<name>/`, with its own CA, profile and methods (RFC 7030, 3.2.2)."""
+
+    name: str = Field(max_length=64)
+    """The path segment. Letters, digits, `.`, `_`, `~` and `-`; not the name of an EST operation."""
+
+    ca: str | None = None
+    """The `id` of a `[[ca]]` item. Default: `default_ca`."""
+
+    profile: str | None = None
+    """The `name` of a `[[profile]]` item. Default: `default_profile`."""
+
+    auth: tuple[str, ...] | None = None
+    """The methods that may be used here, for instance `["mtls", "otp"]`. Default: all that are on."""
+
+    client_anchors: ConfigPath | None = None
+    """PEM file of the CA certificates whose client certificates are accepted here.
+    Default: `trust_anchors` of `[tls.client_auth]`."""
+
+
+class ESTSection(Section):
+    """The EST service (RFC 7030)."""
+
+    base_path: str = Field(default="/.well-known/est", pattern=r"^(/[A-Za-z0-9._~-]+)+$")
+    """Path of the EST operations. RFC 7030 names the default one; clients may know no other."""
+
+    default_ca: str | None = None
+    """The `id` of the `[[ca]]` item that serves the path without a label. Needed where there is more than one."""
+
+    default_profile: str = "default"
+    """The `name` of the `[[profile]]` item for the path without a label. A profile `default` exists without being written."""
+
+    base64_lines: Literal["auto", "always", "never"] = "auto"
+    """Whether answers are wrapped into lines of 64 characters (RFC 8951, 3.1). `auto`: one line for clients that send no
+    User-Agent (strongSwan cannot read more), else lines."""
+
+    ca_timeout: PositiveSeconds = timedelta(seconds=30)
+    """How long a CA may take to sign, in seconds."""
+
+    label: tuple[LabelItem, ...] = ()
+    """The labels, one `[[est.label]]` each."""
+
+
+_Glob = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class ProfileItem(Section):
+    """What a certificate may contain."""
+
+    name: Identifier
+    """Name of this profile. `default` replaces the built-in one."""
+
+    names: Literal["identity", "csr"] = "identity"
+    """Whose names go into the certificate. `identity`: those of whom the client proved to be. `csr`: those that the request
+    asks for, within the patterns."""
+
+    san_domains: tuple[str, ...] = ()
+    """Domains that an identity's host name may be followed by: with `["example.com"]` the client `ws42` may have
+    `ws42.example.com`."""
+
+    wildcards: bool = False
+    """Whether a DNS name may start with `*.`, where the identity has that very name or a pattern allows it."""
+
+    reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
+    """At re-enrolment: `must-match` refuses a request whose names are not those of the client certificate;
+    `from-certificate` issues the certificate's names whatever the request says."""
+
+    key_types: tuple[Literal["rsa", "p256", "p384", "p521", "ed25519", "ed448"], ...] = Field(
+        default=("rsa", "p256", "p384", "p521", "ed25519"), min_length=1
+    )
+    """The kinds of public keys that are accepted."""
+
+    min_rsa_bits: int = Field(default=2048, ge=2048, le=8192)
+    """Smallest RSA key, in bits."""
+
+    validity_days: float | None = Field(default=None, ge=0.001, le=36500)
+    """How long certificates are valid, in days. Default: `validity_days` of the CA."""
+
+    backdate_minutes: int = Field(default=5, ge=0, le=1440)
+    """How far a certificate's start is set back for clients whose clock is behind, in minutes."""
+
+    unique_keys: bool = True
+    """Whether a public key that is recorded for one identity is refused to every other."""
+
+    extended_key_usage: tuple[str, ...] = ("clientAuth",)
+    """What a certificate is for: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`, `timeStamping`,
+    `ipsecIKE`, or a dotted object identifier."""
+
+    subject_patterns: dict[str, tuple[_Glob, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
+    """With `names = "csr"`: for each attribute of the subject (`CN`, `O`, `OU`, ...) the patterns it may match, with `*`
+    for any characters. An attribute that is not listed is refused."""
+
+    san_patterns: dict[Literal["dns", "ip", "email", "uri"], tuple[_Glob, ...]] = Field(
+        default_factory=dict[Literal["dns", "ip", "email", "uri"], tuple[str, ...]]
+    )
+    """With `names = "csr"`: for each form of alternative name (`dns`, `ip`, `email`, `uri`) the patterns it may match. A `*`
+    crosses no dot of a DNS name, no `@` and no delimiter of a URI; `ip` takes networks such as `10.0.0.0/8`. A form that is
+    not listed is refused."""
+
+
+class AuthSection(Section):
+    """The order of the methods of proving identity."""
+
+    order: tuple[str, ...] | None = None
+    """Names of the methods, first the one that is asked first. Default: `["mtls", "gssapi", "otp"]`. Needed, naming all that are
+    on, where another method is on."""
+
+
+class PluginsSection(Section):
+    """Switching plugins off."""
+
+    disabled: tuple[str, ...] = ()
+    """Plugins that are not loaded, whatever else this file says. Their sections and items are treated as if they were not
+    there."""
+
+
+_TOKEN_HASH = re.compile(r"sha256:[0-9a-fA-F]{64}")
+
+
+def _check_token_hash(value: str) -> str:
+    if not _TOKEN_HASH.fullmatch(value):
+        msg = "sha256: and 64 hexadecimal digits are needed"
+        raise ValueError(msg)
+    return value.lower()
+
+
+class BearerTokenItem(Section):
+    """An administrator's token, by its hash."""
+
+    token_hash: Annotated[str, AfterValidator(_check_token_hash)]
+    """`sha256:` and the SHA-256 of the token in hexadecimal. Tokens made by `kipuka admin token create` need no item here."""
+
+    description: str = Field(min_length=1, max_length=200)
+    """Whose token it is, for the audit log."""
+
+
+class BearerTokenSection(Section):
+    """Administrators who present a bearer token (RFC 6750)."""
+
+    enabled: bool = True
+    """Whether bearer tokens are accepted."""
+
+    tokens: tuple[BearerTokenItem, ...] = ()
+    """Tokens given here, beside those made by `kipuka admin token create`."""
+
+
+class AdminSection(Section):
+    """The admin API. Without this section there is none."""
+
+    bearer_token: BearerTokenSection | None = None
+    """Administrators who present a bearer token. Needed: it is the one method of this version."""
+
+
+class SinkHead(Section):
+    """A place that audit events are sent to. The further keys of an item are those of its type."""
+
+    type: str
+    """Name of the plugin that takes the events, for instance `file` or `stdout`."""
+
+    id: Identifier | None = None
+    """Name under which the server remembers how far this sink has come. Default: its type. Needed where one type is
+    used twice."""
+
+
+class AuditSection(Section):
+    """Where audit events go beside the database, which always has them."""
+
+    sink: tuple[SinkHead, ...] = ()
+    """The sinks, one `[[audit.sink]]` each."""
+
+
+class LogSection(Section):
+    """The server's own log, on stderr."""
+
+    format: Literal["console", "json"] = "console"
+    """`console`: lines for people. `json`: one JSON object a line."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged."""

@@ -1,0 +1,96 @@
+"""What the rest of the host knows of the configuration: one frozen value, everything resolved.
+
+In the room: `Settings` and the values in it. Not in the room: how they came to be (`kipuka.config.load`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from kipuka.config.sections import (
+    AdminSection,
+    DatabaseSection,
+    ESTSection,
+    LogSection,
+    ServerSection,
+    TLSSection,
+)
+from kipuka.x509.profiles import Profile
+
+__all__ = ["CAItem", "Label", "Settings", "SinkItem"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CAItem:
+    """One `[[ca]]`: `settings` is an instance of the backend kind's own model."""
+
+    id: str
+    backend: str
+    settings: BaseModel
+    validity: timedelta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkItem:
+    """One `[[audit.sink]]`: `settings` is an instance of the sink kind's own model; `id` is unique and names its cursor."""
+
+    id: str
+    type: str
+    settings: BaseModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """One EST label, or the path without one (`name` None: RULES K5), with every default filled in.
+
+    `auth` are the methods that are on here, in the order of `[auth] order`. `client_anchors` None means those of
+    `[tls.client_auth]`.
+    """
+
+    name: str | None
+    ca: str
+    profile: Profile
+    auth: tuple[str, ...]
+    client_anchors: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The whole configuration. `db.url` is absolute; `authenticators` has the enabled methods only, in the order in
+    which they are asked; `labels` always has the key None, the path without a label; `admin` None: there is no admin API.
+    """
+
+    file: Path
+    sha256: str  # of the file's bytes, hexadecimal
+    server: ServerSection
+    tls: TLSSection
+    db: DatabaseSection
+    cas: tuple[CAItem, ...]
+    est: ESTSection
+    labels: Mapping[str | None, Label]
+    profiles: Mapping[str, Profile]
+    sinks: tuple[SinkItem, ...]
+    admin: AdminSection | None
+    log: LogSection
+    authenticators: Mapping[str, BaseModel]
+    disabled: frozenset[str] = frozenset()
+    overrides: Mapping[str, str] = field(
+        default_factory=dict[str, str]
+    )  # dotted key -> environment variable, no values
+
+    @property
+    def auth(self) -> tuple[str, ...]:
+        """The methods that are on, in the order in which they are asked (RULES K4)."""
+        return tuple(self.authenticators)
+
+    def ca(self, id: str) -> CAItem:  # noqa: A002 - the key is called id in the file
+        """The CA of that id. Raises KeyError."""
+        for item in self.cas:
+            if item.id == id:
+                return item
+        raise KeyError(id)

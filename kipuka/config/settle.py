@@ -1,0 +1,333 @@
+"""From raw sections and the plugins' kinds to `Settings`.
+
+In the room: plugins' sections by the plugins' models, and what must hold between all sections. Not in the room: the
+host's own sections (`kipuka.config.host`), loading plugins (`kipuka.plugins`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from kipuka.api.errors import ConfigError, ConfigProblem
+from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
+from kipuka.config.document import Document, KeyPath, dotted
+from kipuka.config.host import LATER_SINKS, SECTION_OF, Host, at
+from kipuka.config.sections import CAHead, DatabaseSection, ESTSection, LabelItem, SinkHead
+from kipuka.config.settings import CAItem, Label, Settings, SinkItem
+from kipuka.config.validate import suggestion, validate
+from kipuka.x509.profiles import Profile
+
+__all__ = ["DEFAULT_ORDER", "Kinds", "settle"]
+
+DEFAULT_ORDER = ("mtls", "gssapi", "otp")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kinds:
+    """What the plugins that could be loaded bring, and what is known of the others."""
+
+    authenticators: Mapping[str, AuthenticatorKind[Any]]
+    ca_backends: Mapping[str, CABackendKind[Any]]
+    audit_sinks: Mapping[str, AuditSinkKind[Any]]
+    installed: frozenset[str]  # all entry points, loaded or not
+    silent: frozenset[str]  # already reported
+    failed: Callable[[str, str], None] | None  # told of a model that raises what it may not
+
+
+def settle(
+    document: Document, host: Host, problems: Sequence[ConfigProblem], sections: Mapping[str, KeyPath], kinds: Kinds
+) -> Settings:
+    """Put everything together. `sections` are those of the methods that are on. Raises `ConfigError` with every problem."""
+    return _Settling(document, host, problems, sections, kinds).settle()
+
+
+class _Settling:
+    """One settling of the whole; collects problems as it goes."""
+
+    def __init__(
+        self,
+        document: Document,
+        host: Host,
+        problems: Sequence[ConfigProblem],
+        sections: Mapping[str, KeyPath],
+        kinds: Kinds,
+    ) -> None:
+        self.document = document
+        self.host = host
+        self.sections = sections
+        self.kinds = kinds
+        self.problems = list(problems)
+        self.methods_on: set[str] = set()  # installed, also where section or plugin is broken
+
+    def settle(self) -> Settings:
+        authenticators = self._order(self._authenticators())
+        cas = self._cas()
+        sinks = self._sinks()
+        labels = self._labels(authenticators)
+        host = self.host
+        if (
+            self.problems
+            or host.server is None
+            or host.tls is None
+            or host.db is None
+            or host.est is None
+            or host.log is None
+        ):
+            raise ConfigError(self.problems)
+        return Settings(
+            file=self.document.file,
+            sha256=self.document.sha256,
+            server=host.server,
+            tls=host.tls,
+            db=DatabaseSection(url=_absolute_url(host.db.url, self.document.file.parent)),
+            cas=cas,
+            est=host.est.model_copy(update={"label": tuple(item for _, item in host.labels)}),
+            labels=labels,
+            profiles=host.profiles,
+            sinks=sinks,
+            admin=host.admin,
+            log=host.log,
+            authenticators=authenticators,
+            disabled=self.host.disabled,
+            overrides={
+                dotted(path, self.document.values): override.variable
+                for path, override in self.document.overrides.items()
+            },
+        )
+
+    def _say(self, path: KeyPath, problem: str, remedy: str) -> None:
+        self.problems.append(self.document.problem(path, problem, remedy))
+
+    # --- what plugins validate ---
+
+    def _authenticators(self) -> dict[str, BaseModel]:
+        settled: dict[str, BaseModel] = {}
+        for name, path in self.sections.items():
+            kind = self.kinds.authenticators.get(name)
+            if self._known_method(name):
+                self.methods_on.add(name)
+            if kind is None:
+                self._not_a(name, path, "an authentication method", self.kinds.authenticators)
+                continue
+            values = dict(cast("dict[str, Any]", at(self.document.values, path)))
+            if "enabled" not in kind.config.model_fields and not isinstance(values.pop("enabled", True), bool):
+                self._say((*path, "enabled"), "true or false is needed", "write enabled = true or enabled = false")
+            instance = self._theirs(name, kind.config, values, path, also=("enabled",))
+            if instance is not None:
+                settled[name] = instance
+        return settled
+
+    def _others(self) -> set[str]:
+        return {*self.kinds.ca_backends, *self.kinds.audit_sinks}
+
+    def _not_a(self, name: str, path: KeyPath, role: str, right: Collection[str]) -> None:
+        """An installed plugin is named where another sort of plugin belongs."""
+        if name in self.kinds.silent or name not in self.kinds.installed:
+            return
+        if name in self.kinds.ca_backends:
+            self._say(path, f"{name} is a CA backend, not {role}", f'write backend = "{name}" in a [[ca]] item')
+        elif name in self.kinds.audit_sinks:
+            self._say(path, f"{name} is an audit sink, not {role}", f'write type = "{name}" in an [[audit.sink]] item')
+        elif name in self.kinds.authenticators:
+            section = dotted(SECTION_OF.get(name, (name,)), {})
+            remedy = f"write a section [{section}]" if not right else f"write one of: {', '.join(sorted(right))}"
+            self._say(path, f"{name} is an authentication method, not {role}", remedy)
+        else:
+            self._say(path, f"the plugin {name} has nothing to configure here", "take it out")
+
+    def _cas(self) -> tuple[CAItem, ...]:
+        items: list[CAItem] = []
+        for index, head in self.host.cas:
+            if head.backend in self.host.disabled:
+                continue
+            path: KeyPath = ("ca", index)
+            kind = self.kinds.ca_backends.get(head.backend)
+            if kind is None:
+                self._not_a(head.backend, (*path, "backend"), "a CA backend", self.kinds.ca_backends)
+                continue
+            settings = self._item(head.backend, kind.config, CAHead, path)
+            if settings is not None:
+                validity = timedelta(days=head.validity_days)
+                items.append(CAItem(id=head.id, backend=head.backend, settings=settings, validity=validity))
+        return tuple(items)
+
+    def _sinks(self) -> tuple[SinkItem, ...]:
+        items: list[SinkItem] = []
+        for index, head in self.host.sinks:
+            if head.type in self.host.disabled or head.type in LATER_SINKS:
+                continue
+            path: KeyPath = ("audit", "sink", index)
+            kind = self.kinds.audit_sinks.get(head.type)
+            if kind is None:
+                self._not_a(head.type, (*path, "type"), "an audit sink", self.kinds.audit_sinks)
+                continue
+            settings = self._item(head.type, kind.config, SinkHead, path)
+            if settings is not None:
+                items.append(SinkItem(id=head.id or head.type, type=head.type, settings=settings))
+        return tuple(items)
+
+    def _item(self, name: str, model: type[BaseModel], head: type[BaseModel], path: KeyPath) -> BaseModel | None:
+        value: Any = self.document.values
+        for part in path:
+            value = value[part]
+        # a kind that has a key of the host's in its own model is told it too
+        theirs = {
+            key: inner
+            for key, inner in cast("dict[str, Any]", value).items()
+            if key not in head.model_fields or key in model.model_fields
+        }
+        return self._theirs(name, model, theirs, path, also=tuple(head.model_fields))
+
+    def _theirs(
+        self, name: str, model: type[BaseModel], values: Any, path: KeyPath, *, also: Collection[str]
+    ) -> BaseModel | None:
+        """A plugin's own keys by its own model, whose validators are the plugin's code and may raise anything."""
+        try:
+            instance, problems = validate(model, values, path, self.document, also=also)
+        except Exception as error:  # noqa: BLE001 - told below, as the plugin's fault
+            problem = f"its model raised {type(error).__name__} on {dotted(path, self.document.values)}"
+            if self.kinds.failed is not None:
+                self.kinds.failed(name, problem)
+            else:
+                self._say(path, f"the plugin {name} cannot read it: {problem}", "tell the plugin's maintainers")
+            return None
+        self.problems.extend(problems)
+        return instance
+
+    # --- what holds between sections ---
+
+    def _known_method(self, name: str) -> bool:
+        return name in self.kinds.installed and name not in self._others()
+
+    def _order(self, settled: Mapping[str, BaseModel]) -> dict[str, BaseModel]:
+        """The methods that are on, in the order of `[auth] order` (RULES K4)."""
+        order = self.host.auth.order if self.host.auth else None
+        if order is None:
+            unranked = sorted(self.methods_on.difference(DEFAULT_ORDER))
+            if unranked and self.host.auth is not None:
+                ranked = [name for name in DEFAULT_ORDER if name in self.methods_on]
+                sample = ", ".join(f'"{name}"' for name in [*ranked, *unranked])
+                problem = f"it is missing, and {' and '.join(unranked)} has no place in the default order"
+                self._say(("auth", "order"), problem, f"write order = [{sample}] in the order you want")
+            order = (*DEFAULT_ORDER, *unranked)
+        else:
+            self._explicit_order(order)
+        return {name: settled[name] for name in order if name in settled}
+
+    def _explicit_order(self, order: tuple[str, ...]) -> None:
+        for index, name in enumerate(order):
+            path: KeyPath = ("auth", "order", index)
+            if name in order[:index]:
+                self._say(path, f"{name} stands there twice", "name each method once")
+            elif not self._known_method(name) and name not in self.host.disabled and name not in self.kinds.silent:
+                near = suggestion(name, [known for known in self.kinds.installed if self._known_method(known)])
+                remedy = f"did you mean {near}?" if near else "take it out, or install the plugin that brings it"
+                self._say(path, f"no plugin provides the method {name}", remedy)
+        missing = sorted(self.methods_on.difference(order))
+        if missing:
+            remedy = f"name every method that is on: add {', '.join(missing)}"
+            self._say(("auth", "order"), f"{' and '.join(missing)} is on, but has no place in it", remedy)
+
+    def _labels(self, authenticators: Mapping[str, BaseModel]) -> dict[str | None, Label]:
+        est = self.host.est
+        if est is None:
+            return {}
+        labels: dict[str | None, Label] = {}
+        ca = self._default_ca(est)
+        profile = self._profile(est.default_profile, ("est", "default_profile"))
+        if ca is not None and profile is not None:
+            labels[None] = Label(name=None, ca=ca, profile=profile, auth=tuple(authenticators))
+        for index, item in self.host.labels:
+            labels.update(self._label(item, ("est", "label", index), ca, profile, authenticators))
+        return labels
+
+    def _label(
+        self,
+        item: LabelItem,
+        path: KeyPath,
+        default_ca: str | None,
+        default_profile: Profile | None,
+        authenticators: Mapping[str, BaseModel],
+    ) -> dict[str | None, Label]:
+        ca = default_ca if item.ca is None else self._ca(item.ca, (*path, "ca"))
+        profile = default_profile if item.profile is None else self._profile(item.profile, (*path, "profile"))
+        if item.client_anchors is not None and "mtls" not in self.methods_on and "mtls" not in self.host.disabled:
+            remedy = "write [tls.client_auth], or take client_anchors out"
+            self._say((*path, "client_anchors"), "client certificates are not asked for", remedy)
+        if item.auth is not None:
+            self._label_auth(item.auth, (*path, "auth"))
+        if ca is None or profile is None:
+            return {}
+        auth = tuple(name for name in authenticators if item.auth is None or name in item.auth)
+        label = Label(name=item.name, ca=ca, profile=profile, auth=auth, client_anchors=item.client_anchors)
+        return {item.name: label}
+
+    def _label_auth(self, auth: tuple[str, ...], path: KeyPath) -> None:
+        if not auth:
+            self._say(path, "with no method nobody can enrol here", "name at least one, or take auth out")
+        for index, name in enumerate(auth):
+            if name in self.methods_on or name in self.host.disabled or name in self.kinds.silent:
+                continue
+            near = suggestion(name, self.methods_on)
+            if near is not None and not self._known_method(name):
+                remedy = f"did you mean {near}?"
+            else:
+                section = dotted(SECTION_OF.get(name, (name,)), {})
+                remedy = f"take it out, or write the section [{section}]"
+            self._say((*path, index), f"the method {name} is not on", remedy)
+
+    def _default_ca(self, est: ESTSection) -> str | None:
+        if est.default_ca is not None:
+            return self._ca(est.default_ca, ("est", "default_ca"))
+        usable = self._usable_cas()
+        if len(usable) > 1:
+            remedy = f"write default_ca = one of: {', '.join(usable)}"
+            self._say(("est", "default_ca"), "it is missing, and there is more than one CA", remedy)
+        if not usable and self.host.cas and not self._cas_are_suspect():
+            remedy = "take its backend out of [plugins] disabled, or write another [[ca]]"
+            self._say(("ca",), "every CA's backend is disabled", remedy)
+        return usable[0] if len(usable) == 1 else None
+
+    def _usable_cas(self) -> list[str]:
+        """The ids of CAs that are not switched off, also of those whose item has a mistake."""
+        return list(dict.fromkeys(head.id for _, head in self.host.cas if head.backend not in self.host.disabled))
+
+    def _cas_are_suspect(self) -> bool:
+        """Whether there are [[ca]] items that could not even be read, so that no more can be said about ids."""
+        written = self.document.values.get("ca")
+        return not isinstance(written, list) or len(cast("list[Any]", written)) != len(self.host.cas)
+
+    def _ca(self, name: str, path: KeyPath) -> str | None:
+        usable = self._usable_cas()
+        if name in usable:
+            return name
+        if name in {head.id for _, head in self.host.cas}:
+            remedy = "take it out of [plugins] disabled, or name another CA"
+            self._say(path, f"the backend of the CA {name} is disabled", remedy)
+        elif not self._cas_are_suspect():
+            self._unknown(path, "CA", name, usable, "[[ca]]")
+        return None
+
+    def _profile(self, name: str, path: KeyPath) -> Profile | None:
+        profile = self.host.profiles.get(name)
+        written = self.document.values.get("profile", [])
+        names = [at(item, ("name",)) for item in cast("list[Any]", written)] if isinstance(written, list) else [name]
+        if profile is None and name not in names:
+            self._unknown(path, "profile", name, self.host.profiles, "[[profile]]")
+        return profile
+
+    def _unknown(self, path: KeyPath, thing: str, name: str, known: Collection[str], section: str) -> None:
+        near = suggestion(name, known)
+        others = f"write one of: {', '.join(sorted(known))}" if known else f"write a {section} item of that name"
+        self._say(path, f"there is no {thing} {name}", f"did you mean {near}?" if near else others)
+
+
+def _absolute_url(url: str, base: Path) -> str:
+    """RULES K6: a relative path is relative to the configuration file."""
+    return f"sqlite:///{base / Path(url.removeprefix('sqlite:///')).expanduser()}"

@@ -1,0 +1,702 @@
+"""The enrolment: from an authenticated request to a recorded certificate.
+
+In the room: the business rule, step by step, in the order and with the names of docs/explanation/enrolment-cycle.md, and
+the promise that from the reservation on it no longer depends on the client. Not in the room: HTTP, how bodies, names and paths are
+checked (`kipuka.est`, `kipuka.x509`), SQL (`kipuka.store`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+
+from kipuka.api import (
+    Authenticated,
+    AuthenticationSucceeded,
+    BackendFault,
+    BackendUnavailable,
+    CABackend,
+    CertificateChain,
+    CertificateIssued,
+    CertificatePending,
+    CertificateRefused,
+    CertificateRequested,
+    Claim,
+    ClientCertificate,
+    CollectsPending,
+    Credentials,
+    Denied,
+    EnrolmentFailed,
+    Identity,
+    IdentityMismatch,
+    Issued,
+    KeyRefused,
+    Operation,
+    Order,
+    Pending,
+    ReadTx,
+    RevokesCertificates,
+    SpendsOnIssue,
+    Tx,
+    timestamp,
+)
+from kipuka.api.errors import BackendError, RequestError
+from kipuka.api.events import AuditEvent
+from kipuka.est.binding import check_binding
+from kipuka.est.csr import CertificateRequest
+from kipuka.est.wire import decode_request
+from kipuka.store import certificates, enrolments
+from kipuka.store.context import audit_context
+from kipuka.store.database import Store
+from kipuka.x509.issued import mismatch
+from kipuka.x509.keys import check_key, spki_sha256
+from kipuka.x509.names import format_dn, format_general_name, parse_dn, same_general_names, same_name
+from kipuka.x509.path import PathVerdict
+from kipuka.x509.profiles import Grant, Profile, authorise
+
+__all__ = ["Enrolled", "Enrolment", "EnrolmentRequest", "LabelService", "Postponed", "Recognises"]
+
+log = structlog.get_logger(__name__)
+
+_SHA256 = hashes.SHA256()
+T = TypeVar("T")
+PathCache = dict[str, PathVerdict]
+Checkpoint = Callable[[str], Awaitable[None]]
+LEASE_MARGIN = timedelta(seconds=60)
+"""How much longer than the CA may take a reservation is held for a live server."""
+
+
+class Recognises(Protocol):
+    """Who may enrol at a label (`kipuka.authentication.LabelAuthentication`)."""
+
+    def require_some_credential(self, credentials: Credentials) -> None:
+        """Raise when nothing that could be judged was presented."""
+        ...
+
+    async def recognise(
+        self,
+        credentials: Credentials,
+        *,
+        cache: PathCache,
+        accept: Callable[[Authenticated], Awaitable[Denied | None]],
+    ) -> ClientCertificate | None:
+        """Find the winner and have it accepted, or raise; gives the verdict on the client certificate."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelService:
+    """What stands behind one label: its CA, its profile, whom it trusts and which methods it takes."""
+
+    name: str | None  # None is the default label
+    ca: str
+    backend: CABackend
+    remote: bool
+    profile: Profile
+    validity: timedelta
+    authentication: Recognises
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnrolmentRequest:
+    """One simpleenroll or simplereenroll, as it came through the door."""
+
+    service: LabelService
+    credentials: Credentials
+    path_cache: PathCache = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Enrolled:
+    """The certificate is recorded and may be handed out."""
+
+    certificate: x509.Certificate
+    challenge: str | None = None  # a WWW-Authenticate value that goes with the success
+    close_connection: bool = False  # RFC 9266, 4.1: a tls-exporter value binds once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Postponed:
+    """The CA will decide later; the client asks again with the same request."""
+
+    retry_after: timedelta
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One enrolment on its way: what later steps learned from earlier ones."""
+
+    id: str
+    request: EnrolmentRequest
+    csr: CertificateRequest
+    identity: Identity | None = None
+    claim: Claim | None = None
+    certificate: ClientCertificate | None = None
+    challenge: str | None = None
+    reserved: bool = False  # a row of this attempt is in the store
+    pending: enrolments.EnrolmentRow | None = None  # an earlier attempt at the same request waits at the CA
+    binding: str | None = None
+    opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
+
+
+class Enrolment:
+    """The use case. One object serves every request; what it needs comes as arguments."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        spenders: Mapping[str, SpendsOnIssue],
+        clock: Callable[[], datetime],
+        ca_timeout: timedelta,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._store = store
+        self._spenders = spenders
+        self._clock = clock
+        self._ca_timeout = ca_timeout
+        self._checkpoint = checkpoint
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def enrol(self, request: EnrolmentRequest) -> Enrolled | Postponed:
+        """Serve a simpleenroll or simplereenroll (RFC 7030, 4.2).
+
+        Raises `RequestError` for what the client can mend and `BackendError` for what it cannot. When the caller is
+        cancelled, because its client left, the enrolment still comes to its end.
+        """
+        request.service.authentication.require_some_credential(request.credentials)
+        await self._step("read_csr")
+        csr = CertificateRequest.from_der(decode_request(request.body))
+        attempt = _Attempt(id=secrets.token_hex(16), request=request, csr=csr)
+        return await self.shielded(self._complete(attempt))
+
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end whatever becomes of the caller; `drain` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, RequestError):
+            log.debug("enrolment_ended_with_error", error=type(error).__name__)
+
+    async def ca_certificates(self, service: LabelService) -> CertificateChain:
+        """The label's issuing certificate and its chain up to the root (RFC 7030, 4.1)."""
+        return await self._backend_call(service.backend.ca_certificates())
+
+    async def drain(self) -> None:
+        """Wait for every enrolment that was begun."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
+    async def _step(self, name: str) -> None:
+        if self._checkpoint is not None:
+            await self._checkpoint(name)
+
+    # -- the steps -------------------------------------------------------------------------------------------------
+
+    async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
+        await self._authenticate_and_reserve(attempt)
+        try:
+            if attempt.pending is not None:
+                return await self._collect(attempt, attempt.pending)
+            await self._step("authorise")
+            grant = await self._authorise(attempt)
+            await self._step("prove_possession")
+            self._prove_possession(attempt)
+            await self._step("sign")
+            order = self._order(attempt, grant)
+            answer = await self._sign(attempt, order)
+            if isinstance(answer, Pending):
+                return await self._postpone(attempt, answer)
+            await self._step("check_certificate")
+            await self._check_certificate(attempt, order, answer.certificate)
+            await self._step("record")
+            return await self._record(attempt, grant.names, answer.certificate)
+        except RequestError as error:
+            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail)
+            raise
+        except _Unknown as unknown:
+            unknown.error.audited = True
+            raise unknown.error from unknown.__cause__
+        except BackendError as error:
+            error.audited = await self._give_back(attempt, "failed", error.reason, error.detail)
+            raise
+        except BaseException:
+            await self._give_back(attempt, "failed", "internal_error", "an unexpected error")
+            raise
+
+    async def _authenticate_and_reserve(self, attempt: _Attempt) -> None:
+        """RFC 7030, 3.2.3 and 3.3.2: the label says who is recognised; the winner's use is held at once."""
+        await self._step("authenticate")
+        request = attempt.request
+
+        async def accept(authenticated: Authenticated) -> Denied | None:
+            return await self._reserve(attempt, authenticated)
+
+        attempt.certificate = await request.service.authentication.recognise(
+            request.credentials, cache=request.path_cache, accept=accept
+        )
+
+    async def _reserve(self, attempt: _Attempt, authenticated: Authenticated) -> Denied | None:
+        """Hold one use of what must be spent; without a claim nothing needs to be written yet."""
+        await self._step("reserve")
+        identity, claim = authenticated.identity, authenticated.claim
+        attempt.identity, attempt.claim, attempt.challenge = identity, claim, authenticated.response_challenge
+        audit_context.set(replace(audit_context.get(), identity=f"{identity.method}:{identity.name}"))
+        attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
+        remote = attempt.request.service.remote
+        if claim is None and not remote:
+            return None
+        held = await self._store.write(
+            partial(
+                _reserve,
+                row=self._row(attempt),
+                spender=self._spenders.get(claim.plugin) if claim else None,
+                hold=claim is not None,
+                events=tuple(attempt.opening),
+            )
+        )
+        match held:
+            case Denied():
+                attempt.identity = attempt.claim = attempt.challenge = None
+                attempt.opening = []
+                return held
+            case enrolments.EnrolmentRow():
+                attempt.pending, attempt.id = held, held.id
+            case None:
+                if claim is not None:
+                    attempt.reserved, attempt.opening = True, []
+        return None
+
+    async def _authorise(self, attempt: _Attempt) -> Grant:
+        """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
+        service, csr, identity = attempt.request.service, attempt.csr, _known(attempt.identity)
+        key = check_key(csr.public_key_der, service.profile.key_policy)
+        subject, names = csr.subject, csr.sans
+        if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
+            subject, names = await self._names_of_reenrolment(attempt)
+        grant = authorise(service.profile, identity, subject=subject, sans=names, public_key=key, wants_ca=csr.wants_ca)
+        objection = await self._store.read(
+            partial(
+                _key_objection,
+                spki=spki_sha256(csr.public_key_der),
+                subject=grant.subject,
+                names=grant.names,
+                unique=service.profile.unique_keys,
+            )
+        )
+        if objection is not None:
+            raise objection
+        return grant
+
+    async def _names_of_reenrolment(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
+        """RFC 7030, 4.2.2: the same names, of a certificate of this label's CA (RULES B5, F2)."""
+        request, csr = attempt.request, attempt.csr
+        judged = attempt.certificate
+        if judged is None or judged.certificate is None:
+            msg = "a re-enrolment without a judged client certificate"
+            raise AssertionError(msg)
+        current = judged.certificate
+        chain = await self.ca_certificates(request.service)
+        if not _issued_by(current, chain.issuer):
+            detail = (
+                f"client certificate was not issued by the CA of this label, which is {format_dn(chain.issuer.subject)}"
+            )
+            raise IdentityMismatch(detail, reason="other_ca")
+        fingerprint = current.fingerprint(_SHA256).hex()
+        found = await self._store.read(partial(certificates.find_by_fingerprint, fingerprint=fingerprint))
+        if found is not None and found.label != request.service.name:
+            where = "without a label" if found.label is None else f"at the label {found.label}"
+            raise IdentityMismatch(f"client certificate was enrolled {where}, re-enrol it there", reason="other_label")
+        names = _known(attempt.identity).permitted_names
+        if request.service.profile.reenrol_names == "must-match":
+            if not same_name(csr.subject, current.subject):
+                expected = format_dn(current.subject) or "an empty subject"
+                raise IdentityMismatch(
+                    f"the subject must be that of the client certificate: {expected}", reason="other_subject"
+                )
+            if not same_general_names(csr.sans, names):
+                expected = ", ".join(format_general_name(name) for name in names) or "none"
+                detail = f"the subject alternative names must be those of the client certificate: {expected}"
+                raise IdentityMismatch(detail, reason="other_names")
+        return current.subject, names
+
+    def _prove_possession(self, attempt: _Attempt) -> None:
+        """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1)."""
+        attempt.csr.verify_possession()
+        attempt.binding = check_binding(
+            attempt.csr.challenge_password,
+            attempt.request.credentials.connection,
+            identity_linking=attempt.csr.identity_linking,
+        )
+
+    def _order(self, attempt: _Attempt, grant: Grant) -> Order:
+        service, identity = attempt.request.service, _known(attempt.identity)
+        now = self._clock()
+        return Order(
+            id=attempt.id,
+            ca=service.ca,
+            subject=grant.subject,
+            public_key=attempt.csr.public_key_der,
+            extensions=grant.extensions,
+            not_before=now - service.profile.backdate,
+            not_after=now + service.validity,
+            csr=attempt.csr.stripped_der,
+            metadata={
+                "label": service.name or "",
+                "profile": service.profile.name,
+                "identity": f"{identity.method}:{identity.name}",
+            },
+        )
+
+    async def _sign(self, attempt: _Attempt, order: Order) -> Issued | Pending:
+        """Ask the CA. From a remote one that does not answer the outcome is unknown, and the reservation stays."""
+        service = attempt.request.service
+        if not service.remote:
+            return await self._backend_call(service.backend.issue(order))
+        await self._store.write(
+            partial(_begin_signing, row=self._row(attempt), exists=attempt.reserved, events=tuple(attempt.opening))
+        )
+        attempt.reserved, attempt.opening = True, []
+        try:
+            async with asyncio.timeout(self._ca_timeout.total_seconds()):
+                return await service.backend.issue(order)
+        except BackendError:
+            raise
+        except Exception as error:
+            log.exception("ca_outcome_unknown", ca=service.ca, enrolment=attempt.id)
+            event = EnrolmentFailed(enrolment=attempt.id, ca=service.ca, reason="unknown", detail=type(error).__name__)
+            await self._store.write(partial(_audit_all, events=[event]))
+            raise _Unknown(
+                BackendUnavailable("the certification authority did not answer", reason="ca_unknown")
+            ) from error
+
+    async def _backend_call(self, call: Coroutine[Any, Any, T]) -> T:
+        """A call of a CA backend under the time-out; what it raises beyond its contract is a fault of its own."""
+        try:
+            async with asyncio.timeout(self._ca_timeout.total_seconds()):
+                return await call
+        except BackendError:
+            raise
+        except TimeoutError as error:
+            raise BackendUnavailable("the certification authority did not answer", reason="ca_timeout") from error
+        except Exception as error:
+            log.exception("ca_backend_failed")
+            raise BackendFault("the certification authority failed", reason="ca_failed") from error
+
+    async def _collect(self, attempt: _Attempt, row: enrolments.EnrolmentRow) -> Enrolled | Postponed:
+        """The same request came again while the CA still had it (RFC 7030, 4.2.3)."""
+        backend = attempt.request.service.backend
+        attempt.reserved, attempt.opening = True, []
+        if not isinstance(backend, CollectsPending):
+            raise _Unknown(BackendUnavailable("the certification authority has not decided yet", reason="ca_pending"))
+        grant = await self._authorise(attempt)
+        self._prove_possession(attempt)
+        try:
+            answer = await self._backend_call(backend.collect(row.reference or ""))
+        except BackendFault as fault:
+            if fault.reason == "refused_by_ca":
+                raise
+            raise _Unknown(fault) from fault
+        except BackendUnavailable as away:
+            raise _Unknown(away) from away
+        if isinstance(answer, Pending):
+            return Postponed(retry_after=answer.retry_after)
+        order = replace(
+            self._order(attempt, grant), not_before=row.created_at - attempt.request.service.profile.backdate
+        )
+        await self._check_certificate(attempt, order, answer.certificate)
+        return await self._record(attempt, grant.names, answer.certificate)
+
+    async def _postpone(self, attempt: _Attempt, answer: Pending) -> Postponed:
+        event = CertificatePending(enrolment=attempt.id, ca=attempt.request.service.ca, reference=answer.ref)
+        row = self._row(attempt)
+        await self._store.write(
+            partial(_set_pending, row=row, exists=attempt.reserved, ref=answer.ref, events=(*attempt.opening, event))
+        )
+        return Postponed(retry_after=answer.retry_after)
+
+    async def _check_certificate(self, attempt: _Attempt, order: Order, certificate: x509.Certificate) -> None:
+        """RULES F6: what the CA returned is what was ordered, or it is not handed out."""
+        service = attempt.request.service
+        chain = await self.ca_certificates(service)
+        wrong = mismatch(order, certificate, chain.issuer)
+        if wrong is None:
+            return
+        log.error("ca_returned_another_certificate", ca=service.ca, enrolment=attempt.id, problem=wrong)
+        if isinstance(service.backend, RevokesCertificates):
+            try:
+                await self._backend_call(service.backend.revoke(certificate, x509.ReasonFlags.superseded))
+            except BackendError:
+                log.exception(
+                    "mismatching_certificate_not_revoked", ca=service.ca, serial=f"{certificate.serial_number:x}"
+                )
+        fault = BackendFault(
+            "the certification authority returned another certificate than was ordered", reason="ca_mismatch"
+        )
+        raise fault from ValueError(wrong)
+
+    async def _record(self, attempt: _Attempt, names: tuple[str, ...], certificate: x509.Certificate) -> Enrolled:
+        """Guarantee 1 and 2: certificate, spent use and audit events become durable together, before the answer."""
+        request, claim = attempt.request, attempt.claim
+        recorded = certificates.RecordedCertificate.of(
+            certificate,
+            ca=request.service.ca,
+            label=request.service.name,
+            profile=request.service.profile.name,
+            method=_known(attempt.identity).method,
+            identity_name=_known(attempt.identity).name,
+            enrolment=attempt.id,
+            issued_at=self._clock(),
+            names=names,
+        )
+        event = CertificateIssued(
+            enrolment=attempt.id,
+            operation=request.credentials.operation.value,
+            label=request.service.name,
+            method=recorded.method,
+            ca=recorded.ca,
+            profile=recorded.profile,
+            serial=recorded.serial,
+            fingerprint=recorded.fingerprint,
+            subject=recorded.subject,
+            names=names,
+            not_before=timestamp(recorded.not_before),
+            not_after=timestamp(recorded.not_after),
+            channel_binding=attempt.binding,
+        )
+        objection = await self._store.write(
+            partial(
+                _record,
+                row=self._row(attempt),
+                exists=attempt.reserved,
+                certificate=recorded,
+                unique=request.service.profile.unique_keys,
+                spender=self._spenders.get(claim.plugin) if claim else None,
+                events=(*attempt.opening, event),
+            )
+        )
+        if objection is not None:
+            raise objection
+        return Enrolled(
+            certificate=certificate,
+            challenge=attempt.challenge,
+            close_connection=attempt.binding == "tls-exporter",
+        )
+
+    async def _give_back(
+        self, attempt: _Attempt, state: Literal["refused", "failed"], reason: str, detail: str
+    ) -> bool:
+        """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
+        if attempt.identity is None:
+            return False
+        request, claim = attempt.request, attempt.claim
+        event: AuditEvent
+        if state == "refused":
+            event = CertificateRefused(
+                enrolment=attempt.id,
+                operation=request.credentials.operation.value,
+                label=request.service.name,
+                method=attempt.identity.method,
+                reason=reason,
+                detail=detail,
+            )
+        else:
+            event = EnrolmentFailed(enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail)
+        try:
+            await self._store.write(
+                partial(
+                    _settle,
+                    id=attempt.id if attempt.reserved else None,
+                    state=state,
+                    reason=reason,
+                    spender=self._spenders.get(claim.plugin) if claim else None,
+                    events=(*attempt.opening, event),
+                )
+            )
+        except BackendError:
+            log.exception("reservation_not_given_back", enrolment=attempt.id)  # recovered when its lease ends
+            return False
+        return True
+
+    # -- what is written down --------------------------------------------------------------------------------------
+
+    def _row(self, attempt: _Attempt) -> enrolments.NewEnrolment:
+        identity, service = _known(attempt.identity), attempt.request.service
+        now = self._clock()
+        return enrolments.NewEnrolment(
+            id=attempt.id,
+            operation=attempt.request.credentials.operation.value,
+            label=service.name,
+            method=identity.method,
+            identity_name=identity.name,
+            claim=attempt.claim,
+            ca=service.ca,
+            profile=service.profile.name,
+            request_sha256=attempt.csr.info_sha256,
+            csr=attempt.csr.stripped_der,
+            lease_until=now + self._ca_timeout + LEASE_MARGIN,
+            created_at=now,
+        )
+
+    def _succeeded(self, attempt: _Attempt) -> AuthenticationSucceeded:
+        identity, request = _known(attempt.identity), attempt.request
+        return AuthenticationSucceeded(
+            method=identity.method,
+            subject_name=identity.name,
+            operation=request.credentials.operation.value,
+            label=request.service.name,
+        )
+
+    def _requested(self, attempt: _Attempt) -> CertificateRequested:
+        csr, request = attempt.csr, attempt.request
+        return CertificateRequested(
+            enrolment=attempt.id,
+            operation=request.credentials.operation.value,
+            label=request.service.name,
+            method=_known(attempt.identity).method,
+            subject=format_dn(csr.subject),
+            names=tuple(format_general_name(name) for name in csr.sans),
+            key=csr.key_description,
+            request_sha256=csr.info_sha256,
+        )
+
+
+class _Unknown(Exception):
+    """What became of the order is not known, so nothing is given back: the client hears `error`, recovery finds out."""
+
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
+def _known(identity: Identity | None) -> Identity:
+    if identity is None:
+        msg = "a step of the enrolment ran before the client was recognised"
+        raise AssertionError(msg)
+    return identity
+
+
+def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+# -- units of the writer: pure functions of the transaction and their arguments ----------------------------------------
+
+
+def _audit_all(tx: Tx, *, events: Iterable[AuditEvent]) -> None:
+    for event in events:
+        tx.audit(event)
+
+
+def _reserve(
+    tx: Tx,
+    *,
+    row: enrolments.NewEnrolment,
+    spender: SpendsOnIssue | None,
+    hold: bool,
+    events: tuple[AuditEvent, ...],
+) -> enrolments.EnrolmentRow | Denied | None:
+    """An earlier attempt that is pending, a denial (nothing was written), or None: the use is held."""
+    earlier = enrolments.find_pending(tx, row)
+    if earlier is not None:
+        tx.audit(events[0])
+        return earlier
+    if hold:
+        denied = enrolments.start(tx, row, spender)
+        if denied is not None:
+            return denied
+        _audit_all(tx, events=events)
+    return None
+
+
+def _begin_signing(tx: Tx, *, row: enrolments.NewEnrolment, exists: bool, events: tuple[AuditEvent, ...]) -> None:
+    if exists:
+        enrolments.begin_signing(tx, row.id)
+    else:
+        enrolments.start(tx, row, None, signing=True)
+    _audit_all(tx, events=events)
+
+
+def _set_pending(
+    tx: Tx, *, row: enrolments.NewEnrolment, exists: bool, ref: str, events: tuple[AuditEvent, ...]
+) -> None:
+    if not exists:
+        enrolments.start(tx, row, None)
+    enrolments.set_pending(tx, row.id, ref)
+    _audit_all(tx, events=events)
+
+
+def _record(
+    tx: Tx,
+    *,
+    row: enrolments.NewEnrolment,
+    exists: bool,
+    certificate: certificates.RecordedCertificate,
+    unique: bool,
+    spender: SpendsOnIssue | None,
+    events: tuple[AuditEvent, ...],
+) -> KeyRefused | None:
+    """What stands against the certificate (nothing was written), or None: it is recorded."""
+    objection = _key_objection(
+        tx,
+        spki=certificate.spki_sha256,
+        subject=parse_dn(certificate.subject),
+        names=certificate.names,
+        unique=unique,
+    )
+    if objection is not None:
+        return objection
+    enrolments.record(tx, row, certificate, spender, exists=exists)
+    _audit_all(tx, events=events)
+    return None
+
+
+def _settle(
+    tx: Tx,
+    *,
+    id: str | None,  # noqa: A002 - the column's name
+    state: Literal["refused", "failed"],
+    reason: str,
+    spender: SpendsOnIssue | None,
+    events: tuple[AuditEvent, ...],
+) -> None:
+    if id is not None:
+        enrolments.settle(tx, id, state=state, reason=reason, spender=spender)
+    _audit_all(tx, events=events)
+
+
+def _key_objection(
+    tx: ReadTx, *, spki: str, subject: x509.Name, names: tuple[str, ...], unique: bool
+) -> KeyRefused | None:
+    """RULES F5: not a key that was revoked for compromise, nor one that another name's certificate has."""
+    for earlier in certificates.find_by_spki(tx, spki_sha256=spki):
+        if earlier.revocation_reason == "keyCompromise":
+            return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
+        same = same_name(parse_dn(earlier.subject), subject) and (
+            earlier.subject != "" or set(earlier.names) == set(names)
+        )
+        if unique and not same:
+            return KeyRefused(
+                "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
+                reason="unique_keys",
+            )
+    return None

@@ -1,0 +1,182 @@
+"""Periodic work: each job runs at once in one living process.
+
+In the room: the loop that runs jobs, and the recovery of reservations that nobody works on any more. Not in the room: the
+outbox, which wakes on commits (`kipuka.audit.pipeline`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Protocol
+
+import structlog
+from cryptography import x509
+
+from kipuka.api import CABackend, EnrolmentRecovered, FindsOrders, Pending, SpendsOnIssue, Tx
+from kipuka.store import enrolments
+from kipuka.store.certificates import RecordedCertificate
+from kipuka.store.database import Store
+from kipuka.store.jobs import claim
+from kipuka.x509.names import format_general_name
+
+__all__ = ["Recovery", "open_jobs", "recovery"]
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = timedelta(seconds=10)
+"""The time between two runs of a job."""
+
+
+@asynccontextmanager
+async def open_jobs(
+    store: Store, jobs: Mapping[str, Callable[[], Awaitable[None]]], *, interval: timedelta = INTERVAL
+) -> AsyncGenerator[None, None]:
+    """Run each job every `interval` until the block is left; one that fails is logged and runs again."""
+    holder = f"{store.node}/{os.getpid()}/{secrets.token_hex(4)}"
+    tasks = [
+        asyncio.create_task(_repeat(store, name, job, holder=holder, interval=interval), name=f"kipuka-job-{name}")
+        for name, job in jobs.items()
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _repeat(
+    store: Store, name: str, job: Callable[[], Awaitable[None]], *, holder: str, interval: timedelta
+) -> None:
+    while True:
+        await asyncio.sleep(interval.total_seconds())
+        try:
+            # Three intervals: a living holder renews in time, a dead one is followed soon.
+            if await store.write(partial(claim, name=name, holder=holder, lease=interval * 3)):
+                await job()
+        except Exception:
+            log.exception("job_failed", job=name)
+
+
+class Recovery(Protocol):
+    """The recovery job."""
+
+    async def __call__(self, *, at_start: bool) -> None:
+        """Settle what was abandoned; `at_start`: also everything that this node's last process left behind."""
+        ...
+
+
+def recovery(
+    store: Store,
+    *,
+    spenders: Mapping[str, SpendsOnIssue],
+    backends: Mapping[str, CABackend],
+    clock: Callable[[], datetime],
+) -> Recovery:
+    """The job that ends reservations whose process died or gave up (guarantee 2).
+
+    Before the CA was asked, and for a CA that signs in this process, no certificate can have come of it: the use is given
+    back. What a remote CA was asked and left unknown is given back only when the CA itself says that it never took the
+    order (`FindsOrders`); until then it stays held.
+    """
+
+    async def recover(*, at_start: bool) -> None:
+        abandoned = await store.read(partial(enrolments.abandoned, node=store.node, all_of_node=at_start, now=clock()))
+        for row in abandoned:
+            await _settle_one(store, row, spenders=spenders, backend=backends.get(row.ca), clock=clock)
+
+    return recover
+
+
+async def _settle_one(
+    store: Store,
+    row: enrolments.EnrolmentRow,
+    *,
+    spenders: Mapping[str, SpendsOnIssue],
+    backend: CABackend | None,
+    clock: Callable[[], datetime],
+) -> None:
+    if row.state == "signing":
+        if not isinstance(backend, FindsOrders):
+            log.warning("enrolment_outcome_unknown", enrolment=row.id, ca=row.ca)
+            return
+        found = await backend.find(row.id)
+        if isinstance(found, Pending):
+            await store.write(partial(_await_ca, row_id=row.id, reference=found.ref))
+            return
+    else:
+        found = None
+    spender = spenders.get(row.claim.plugin) if row.claim else None
+    if row.claim is not None and spender is None:
+        log.warning("claim_cannot_be_given_back", enrolment=row.id, plugin=row.claim.plugin)
+        return
+    if found is None:
+        await store.write(partial(_give_back, row_id=row.id, spender=spender))
+    else:
+        # The CA signed and the answer was lost: the certificate exists, so it is recorded and the use is spent.
+        await store.write(partial(_record_found, row=row, certificate=found.certificate, now=clock(), spender=spender))
+
+
+def _record_found(
+    tx: Tx,
+    *,
+    row: enrolments.EnrolmentRow,
+    certificate: x509.Certificate,
+    now: datetime,
+    spender: SpendsOnIssue | None,
+) -> None:
+    recorded = RecordedCertificate.of(
+        certificate,
+        ca=row.ca,
+        label=row.label,
+        profile=row.profile,
+        method=row.method,
+        identity_name=row.identity_name,
+        enrolment=row.id,
+        issued_at=now,
+        names=names_of(certificate),
+    )
+    enrolments.record(tx, _as_new(row, now), recorded, spender, exists=True)
+    tx.audit(EnrolmentRecovered(enrolment=row.id, state="issued"))
+
+
+def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The formatted subject alternative names of a certificate."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(format_general_name(name) for name in names)
+
+
+def _await_ca(tx: Tx, *, row_id: str, reference: str) -> None:
+    enrolments.set_pending(tx, row_id, reference)
+    tx.audit(EnrolmentRecovered(enrolment=row_id, state="pending"))
+
+
+def _give_back(tx: Tx, *, row_id: str, spender: SpendsOnIssue | None) -> None:
+    if enrolments.settle(tx, row_id, state="failed", reason="abandoned", spender=spender):
+        tx.audit(EnrolmentRecovered(enrolment=row_id, state="failed"))
+
+
+def _as_new(row: enrolments.EnrolmentRow, now: datetime) -> enrolments.NewEnrolment:
+    return enrolments.NewEnrolment(
+        id=row.id,
+        operation=row.operation,
+        label=row.label,
+        method=row.method,
+        identity_name=row.identity_name,
+        claim=row.claim,
+        ca=row.ca,
+        profile=row.profile,
+        request_sha256=row.request_sha256,
+        csr=row.csr,
+        lease_until=now,
+        created_at=row.created_at,
+    )

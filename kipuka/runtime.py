@@ -1,0 +1,380 @@
+"""The composition root: configuration and plugins become open objects, and those an enrolment.
+
+In the room: what is opened in which order, what each part is given, and the `Services` that plugins borrow. Not in the room: what
+the parts do. Objects are opened in an `AsyncExitStack` and closed in reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import structlog
+from cryptography import x509
+from structlog.typing import FilteringBoundLogger
+
+from kipuka import plugins as plugin_loading
+from kipuka.api import (
+    AdminRoute,
+    Authenticator,
+    BackendUnavailable,
+    CABackend,
+    ConfigProblem,
+    LockoutPolicy,
+    Lockouts,
+    PluginError,
+    PluginFault,
+    ReadTx,
+    Services,
+    SpendsOnIssue,
+    StartupError,
+    Tx,
+)
+from kipuka.api.errors import ConfigError
+from kipuka.api.events import AuditEvent
+from kipuka.audit.chain import seal
+from kipuka.audit.pipeline import Outbox, open_outbox
+from kipuka.authentication import Authentication, LabelAuthentication
+from kipuka.config import Label, Settings
+from kipuka.config import load as load_config
+from kipuka.enrolment import Checkpoint, Enrolment, LabelService
+from kipuka.jobs import open_jobs, recovery
+from kipuka.mtls import ClientAuth
+from kipuka.plugins import Plugins
+from kipuka.store.database import Store, open_store
+from kipuka.store.lockouts import StoreLockouts
+from kipuka.x509.path import AnchorSet
+
+__all__ = [
+    "ADMIN_LOCKOUT",
+    "Composition",
+    "CompositionError",
+    "Runtime",
+    "compose",
+    "open_admin_store",
+    "open_plugin",
+    "open_runtime",
+]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+AUTHENTICATOR_TIMEOUT = timedelta(seconds=15)
+BLOCKING_QUEUE = 256
+"""How many calls may wait for the pool before a caller is told to come back."""
+
+ADMIN_LOCKOUT = LockoutPolicy(max_failures=5, window=timedelta(minutes=5), duration=timedelta(minutes=15))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition:
+    """A configuration with the plugins it uses: checked, nothing opened."""
+
+    settings: Settings
+    plugins: Plugins
+
+
+class CompositionError(StartupError):
+    """All that is wrong with configuration and plugins together."""
+
+    def __init__(self, problems: tuple[ConfigProblem, ...], faults: tuple[PluginFault, ...]) -> None:
+        super().__init__("\n".join([*map(str, problems), *map(str, faults)]))
+        self.problems = problems
+        self.faults = faults
+
+
+def utc_now() -> datetime:
+    """The time now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class BlockingPool:
+    """Threads for what would block the event loop, with a bounded queue."""
+
+    def __init__(self, *, workers: int, queue: int = BLOCKING_QUEUE) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="kipuka-blocking")
+        self._free = workers + queue
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run in a thread. Raises `BackendUnavailable` when too many calls wait already."""
+        if self._free <= 0:
+            raise BackendUnavailable("the server is too busy", retry_after=timedelta(seconds=2), reason="pool_full")
+        self._free -= 1
+        call = asyncio.get_running_loop().run_in_executor(self._executor, partial(fn, *args, **kwargs))
+        call.add_done_callback(self._give_back)  # not when the caller stops waiting: the thread is still at work then
+        return await call
+
+    def _give_back(self, _call: asyncio.Future[Any]) -> None:
+        self._free += 1
+
+    def close(self) -> None:
+        """Let running calls end, and take no more."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostServices:
+    """What one plugin's opened objects borrow of the host (`kipuka.api.Services`)."""
+
+    plugin: str
+    store: Store
+    pool: BlockingPool
+    clock: Callable[[], datetime]
+    log: FilteringBoundLogger
+
+    async def read(self, fn: Callable[[ReadTx], T], /) -> T:
+        """Run in a reader thread."""
+        return await self.store.read(fn)
+
+    async def write(self, fn: Callable[[Tx], T], /) -> T:
+        """Run in the writer's next transaction."""
+        return await self.store.write(fn)
+
+    async def audit(self, event: AuditEvent, /) -> None:
+        """Record an event."""
+        await self.store.audit(event)
+
+    async def run_blocking(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run in the pool."""
+        return await self.pool.run(fn, *args, **kwargs)
+
+    def lockouts(self, policy: LockoutPolicy, /) -> Lockouts:
+        """The plugin's own count."""
+        return StoreLockouts(self.store, counter=self.plugin, policy=policy)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PluginRoute:
+    """An admin route of a plugin with what its handler is given."""
+
+    route: AdminRoute
+    opened: object
+    services: Services
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """Everything that is open."""
+
+    settings: Settings
+    store: Store
+    enrolment: Enrolment
+    labels: Mapping[str | None, LabelService]
+    routes: tuple[PluginRoute, ...]
+    host_services: Services
+    outbox: Outbox
+    anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
+    plugin_names: tuple[str, ...] = ()
+    permissive: tuple[str, ...] = ()  # the settings that `kipuka check` warns about
+    checkpoint: Checkpoint | None = field(default=None, repr=False)
+
+    @property
+    def client_auth(self) -> ClientAuth | None:
+        """`[tls.client_auth]`, where client certificates authenticate at all."""
+        return _client_auth(self.settings)
+
+
+def compose(path: Path, environ: Mapping[str, str]) -> Composition:
+    """Read the configuration, load the plugins it uses and settle both. Raises `StartupError` with every mistake."""
+    raw = load_config(path, environ)
+    candidates = plugin_loading.discover()
+    loaded = plugin_loading.examine(candidates, raw.used_names(), disabled=raw.disabled)
+    try:
+        settings = raw.settle(
+            authenticators=loaded.authenticators,
+            ca_backends=loaded.ca_backends,
+            audit_sinks=loaded.audit_sinks,
+            installed=loaded.installed,
+            broken=loaded.broken,
+        )
+    except ConfigError as error:
+        raise CompositionError(error.problems, loaded.faults) from error
+    if loaded.faults:
+        raise CompositionError((), loaded.faults)
+    return Composition(settings=settings, plugins=loaded)
+
+
+@asynccontextmanager
+async def open_runtime(
+    composition: Composition,
+    *,
+    checkpoint: Checkpoint | None = None,
+    permissive: tuple[str, ...] = (),
+    clock: Callable[[], datetime] = utc_now,
+) -> AsyncGenerator[Runtime, None]:
+    """Open everything a server needs.
+
+    `checkpoint` is awaited with each step's name before the step (tests stop there); `permissive` names the settings that
+    `kipuka check` warns about, for the audit log.
+    """
+    settings, plugins = composition.settings, composition.plugins
+    async with AsyncExitStack() as stack:
+        pool = BlockingPool(workers=max(2, os.cpu_count() or 2))
+        stack.callback(pool.close)
+        store = await stack.enter_async_context(_store(composition, clock=clock, exclusive=True))
+        services = partial(_services, store=store, pool=pool, clock=clock)
+        opened: dict[str, object] = {}
+        sinks = {
+            item.id: await _open(
+                stack, plugins, item.type, partial(plugins.audit_sinks[item.type].open, item.settings), services
+            )
+            for item in settings.sinks
+        }
+        backends: dict[str, CABackend] = {}
+        for item in settings.cas:
+            kind = plugins.ca_backends[item.backend]
+            backends[item.id] = await _open(stack, plugins, item.backend, partial(kind.open, item.settings), services)
+        methods: dict[str, Authenticator] = {}
+        for name, section in settings.authenticators.items():
+            kind = plugins.authenticators[name]
+            methods[name] = opened[name] = await _open(stack, plugins, name, partial(kind.open, section), services)
+        spenders = {name: method for name, method in methods.items() if isinstance(method, SpendsOnIssue)}
+        chain = Authentication(methods, timeout=AUTHENTICATOR_TIMEOUT)
+        doors = {
+            name: _label_authentication(settings, label, chain=chain, store=store, clock=clock)
+            for name, label in settings.labels.items()
+        }
+        labels = {
+            name: LabelService(
+                name=name,
+                ca=label.ca,
+                backend=backends[label.ca],
+                remote=plugins.ca_backends[settings.ca(label.ca).backend].remote,
+                profile=label.profile,
+                validity=label.profile.validity or settings.ca(label.ca).validity,
+                authentication=doors[name],
+            )
+            for name, label in settings.labels.items()
+        }
+        enrolment = Enrolment(
+            store=store,
+            spenders=spenders,
+            clock=clock,
+            ca_timeout=settings.est.ca_timeout,
+            checkpoint=checkpoint,
+        )
+        outbox = await stack.enter_async_context(open_outbox(store, sinks))
+        recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
+        await recover(at_start=True)
+        await stack.enter_async_context(open_jobs(store, {"recovery": partial(recover, at_start=False)}))
+        stack.push_async_callback(enrolment.drain)
+        yield Runtime(
+            settings=settings,
+            store=store,
+            enrolment=enrolment,
+            labels=labels,
+            routes=tuple(
+                PluginRoute(route=route, opened=opened[name], services=services(name))
+                for name, route in plugins.admin_routes
+                if name in opened
+            ),
+            host_services=services("admin"),
+            outbox=outbox,
+            anchors=_union(door.anchors for door in doors.values()),
+            plugin_names=tuple(sorted(plugins.loaded)),
+            permissive=permissive,
+            checkpoint=checkpoint,
+        )
+
+
+@asynccontextmanager
+async def open_plugin(composition: Composition, name: str) -> AsyncGenerator[tuple[object, Services], None]:
+    """For a plugin's command: its opened authenticator, beside a server that may be running (RULES K7)."""
+    settings, plugins = composition.settings, composition.plugins
+    async with AsyncExitStack() as stack:
+        pool = BlockingPool(workers=2)
+        stack.callback(pool.close)
+        store = await stack.enter_async_context(_store(composition, clock=utc_now, exclusive=False))
+        services = partial(_services, store=store, pool=pool, clock=utc_now)
+        if name not in settings.authenticators:
+            where = f"there is no section [{name}] in {settings.file}, or it is off"
+            raise StartupError(f"{where}; write [{name}] to use its commands")
+        kind = plugins.authenticators[name]
+        opener = partial(kind.open, settings.authenticators[name])
+        opened = await _open(stack, plugins, name, opener, services)
+        yield opened, services(name)
+
+
+@asynccontextmanager
+async def open_admin_store(composition: Composition) -> AsyncGenerator[Store, None]:
+    """For the host's own commands: the store, beside a server that may be running (RULES K7)."""
+    async with _store(composition, clock=utc_now, exclusive=False) as store:
+        yield store
+
+
+def _store(composition: Composition, *, clock: Callable[[], datetime], exclusive: bool) -> Any:
+    settings = composition.settings
+    return open_store(
+        settings.db.url,
+        node=settings.server.node,
+        clock=clock,
+        seal=seal,
+        storages=composition.plugins.storages,
+        exclusive=exclusive,
+    )
+
+
+def _services(plugin: str, *, store: Store, pool: BlockingPool, clock: Callable[[], datetime]) -> Services:
+    log = cast("FilteringBoundLogger", structlog.get_logger(plugin))
+    return HostServices(plugin=plugin, store=store, pool=pool, clock=clock, log=log.bind(plugin=plugin))
+
+
+async def _open(
+    stack: AsyncExitStack,
+    plugins: Plugins,
+    name: str,
+    opener: Callable[[Services], Any],
+    services: Callable[[str], Services],
+) -> Any:
+    """Open one object of a plugin; whatever it raises is reported with the plugin's name."""
+    try:
+        return await stack.enter_async_context(opener(services(name)))
+    except Exception as error:
+        fault = plugins.fault(name, stage="open", problem=str(error) or type(error).__name__)
+        raise PluginError([fault]) from error
+
+
+def _label_authentication(
+    settings: Settings, label: Label, *, chain: Authentication, store: Store, clock: Callable[[], datetime]
+) -> LabelAuthentication:
+    client_auth = _client_auth(settings)
+    anchors: AnchorSet | None = None
+    if client_auth is not None and client_auth.mode != "none" and "mtls" in label.auth:
+        file = label.client_anchors or client_auth.trust_anchors
+        anchors = None if file is None else read_anchors(file)
+    return LabelAuthentication(
+        chain=chain,
+        methods=frozenset(label.auth),
+        anchors=anchors,
+        certificate_is_required=client_auth is not None and client_auth.mode == "required",
+        store=store,
+        clock=clock,
+    )
+
+
+def _client_auth(settings: Settings) -> ClientAuth | None:
+    section = settings.authenticators.get("mtls")
+    return section if isinstance(section, ClientAuth) else None
+
+
+def read_anchors(file: Path) -> AnchorSet:
+    """The CA certificates of a PEM file. Raises `StartupError`."""
+    try:
+        return AnchorSet(tuple(x509.load_pem_x509_certificates(file.read_bytes())))
+    except OSError as error:
+        raise StartupError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise StartupError(f"{file}: there is no PEM certificate in it, or one that cannot be parsed") from error
+
+
+def _union(sets: Iterable[AnchorSet | None]) -> tuple[x509.Certificate, ...]:
+    """Every certificate of the sets, once."""
+    return tuple(dict.fromkeys(anchor for anchors in sets if anchors is not None for anchor in anchors.certificates))

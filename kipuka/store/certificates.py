@@ -1,0 +1,265 @@
+"""The record of every certificate that was issued (guarantee 1).
+
+In the room: pure functions of a transaction over the table `certificates`. Not in the room: issuing, and the decision what may be
+recorded (`kipuka.enrolment`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, update
+
+from kipuka.api.errors import Conflict
+from kipuka.api.storage import ReadTx, Tx, timestamp
+from kipuka.store.tables import certificates, moment
+from kipuka.x509.names import format_dn
+
+__all__ = [
+    "CertificateState",
+    "Page",
+    "RecordedCertificate",
+    "add",
+    "find",
+    "find_by_fingerprint",
+    "find_by_spki",
+    "listing",
+    "normal_serial",
+    "revoke",
+    "serial_is_used",
+]
+
+CertificateState = Literal["valid", "expired", "revoked"]
+"""What a listing can be narrowed to. Stored is only `valid` or `revoked`; expiry follows from the time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedCertificate:
+    """One certificate with who asked for it, where and how.
+
+    `fingerprint` and `spki_sha256` are lower-case hexadecimal SHA-256; `serial` is lower-case hexadecimal without leading zeros;
+    `subject` is RFC 4514; `names` are formatted subject alternative names ("DNS:a.example"). `state` is "valid" or "revoked".
+    """
+
+    fingerprint: str
+    ca: str
+    serial: str
+    subject: str
+    names: tuple[str, ...]
+    spki_sha256: str
+    not_before: datetime
+    not_after: datetime
+    der: bytes = field(repr=False)
+    label: str | None
+    profile: str
+    method: str
+    identity_name: str
+    enrolment: str
+    issued_at: datetime
+    state: str = "valid"
+    revoked_at: datetime | None = None
+    revocation_reason: str | None = None  # as RFC 5280 spells it: "keyCompromise"
+
+    @classmethod
+    def of(
+        cls,
+        certificate: x509.Certificate,
+        *,
+        ca: str,
+        label: str | None,
+        profile: str,
+        method: str,
+        identity_name: str,
+        enrolment: str,
+        issued_at: datetime,
+        names: Sequence[str],
+    ) -> RecordedCertificate:
+        """The record of a certificate that was signed just now."""
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        digest = hashes.Hash(hashes.SHA256())
+        digest.update(spki)
+        return cls(
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            ca=ca,
+            serial=f"{certificate.serial_number:x}",
+            subject=format_dn(certificate.subject),
+            names=tuple(names),
+            spki_sha256=digest.finalize().hex(),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            der=certificate.public_bytes(Encoding.DER),
+            label=label,
+            profile=profile,
+            method=method,
+            identity_name=identity_name,
+            enrolment=enrolment,
+            issued_at=issued_at,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A part of a listing, newest first; `next` is given as `after` for the following part, None at the end."""
+
+    items: tuple[RecordedCertificate, ...]
+    next: str | None = None
+
+
+def normal_serial(text: str) -> str:
+    """A serial number in the form it is stored in. Takes "0x", colons, capitals and leading zeros; ValueError else."""
+    digits = text.strip().lower().removeprefix("0x").replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]+", digits):
+        msg = "a serial number is written in hexadecimal digits"
+        raise ValueError(msg)
+    return digits.lstrip("0") or "0"
+
+
+def add(tx: Tx, certificate: RecordedCertificate) -> None:
+    """Record a certificate. The pair of CA and serial number must be new: see `serial_is_used`."""
+    tx.add(
+        certificates,
+        {
+            "fingerprint": certificate.fingerprint,
+            "ca": certificate.ca,
+            "serial": certificate.serial,
+            "subject": certificate.subject,
+            "names": json.dumps(certificate.names),
+            "spki_sha256": certificate.spki_sha256,
+            "not_before": timestamp(certificate.not_before),
+            "not_after": timestamp(certificate.not_after),
+            "der": certificate.der,
+            "label": certificate.label,
+            "profile": certificate.profile,
+            "method": certificate.method,
+            "identity_name": certificate.identity_name,
+            "enrolment": certificate.enrolment,
+            "issued_at": timestamp(certificate.issued_at),
+            "state": certificate.state,
+            "revoked_at": None if certificate.revoked_at is None else timestamp(certificate.revoked_at),
+            "revocation_reason": certificate.revocation_reason,
+        },
+    )
+
+
+def serial_is_used(tx: ReadTx, *, ca: str, serial: str) -> bool:
+    """Whether that CA's serial number (as stored) is recorded already (RULES F6)."""
+    statement = select(certificates.c.fingerprint).where(certificates.c.ca == ca, certificates.c.serial == serial)
+    return tx.execute(statement).first() is not None
+
+
+def find_by_fingerprint(tx: ReadTx, fingerprint: str) -> RecordedCertificate | None:
+    """The certificate with that SHA-256 fingerprint (lower-case hexadecimal)."""
+    row = tx.execute(select(certificates).where(certificates.c.fingerprint == fingerprint)).mappings().first()
+    return None if row is None else _read(row)
+
+
+def find_by_spki(tx: ReadTx, spki_sha256: str) -> tuple[RecordedCertificate, ...]:
+    """Every certificate recorded for that public key, oldest first (RULES F5)."""
+    statement = (
+        select(certificates)
+        .where(certificates.c.spki_sha256 == spki_sha256)
+        .order_by(certificates.c.issued_at, certificates.c.fingerprint)
+    )
+    return tuple(_read(row) for row in tx.execute(statement).mappings())
+
+
+def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - what the admin's path calls it
+    """The certificate an administrator means (RULES E4): a SHA-256 fingerprint, `ca/serial`, or a bare serial number.
+
+    Fingerprint and serial are hexadecimal in either case, with or without colons. Raises `Conflict` for a bare serial number
+    that several CAs have issued.
+    """
+    ca, slash, serial = id.rpartition("/")
+    try:
+        digits = normal_serial(serial)
+    except ValueError:
+        return None
+    if not slash and len(serial.replace(":", "")) == 64:
+        return find_by_fingerprint(tx, serial.replace(":", "").lower())
+    condition: ColumnElement[bool] = certificates.c.serial == digits
+    if slash:
+        condition = and_(condition, certificates.c.ca == ca)
+    rows = tx.execute(select(certificates).where(condition).order_by(certificates.c.ca).limit(2)).mappings().all()
+    if len(rows) > 1:
+        detail = (
+            f"several CAs issued the serial number {digits}: write the CA before it, as in {rows[0]['ca']}/{digits}"
+        )
+        raise Conflict(detail, reason="serial_not_unique")
+    return _read(rows[0]) if rows else None
+
+
+def listing(
+    tx: ReadTx,
+    *,
+    subject: str | None = None,
+    serial: str | None = None,
+    state: CertificateState | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Page:
+    """Certificates, newest first.
+
+    `subject` is a part of the subject or of a name in it, in any case; `serial` is exact. Raises ValueError for a serial that is not
+    hexadecimal or an `after` that is not a `Page.next`.
+    """
+    c = certificates.c
+    conditions: list[ColumnElement[bool]] = []
+    if subject is not None:
+        pattern = subject.lower()
+        conditions.append(
+            or_(
+                func.lower(c.subject).contains(pattern, autoescape=True),
+                func.lower(c.names).contains(pattern, autoescape=True),
+            )
+        )
+    if serial is not None:
+        conditions.append(c.serial == normal_serial(serial))
+    now = timestamp(tx.now)
+    if state == "valid":
+        conditions.append(and_(c.state == "valid", c.not_after >= now))
+    elif state == "expired":
+        conditions.append(and_(c.state == "valid", c.not_after < now))
+    elif state == "revoked":
+        conditions.append(c.state == "revoked")
+    if after is not None:
+        issued_at, separator, fingerprint = after.partition("~")
+        if not separator:
+            msg = "not a place in this listing"
+            raise ValueError(msg)
+        conditions.append(or_(c.issued_at < issued_at, and_(c.issued_at == issued_at, c.fingerprint < fingerprint)))
+    statement = (
+        select(certificates).where(*conditions).order_by(c.issued_at.desc(), c.fingerprint.desc()).limit(limit + 1)
+    )
+    items = tuple(_read(row) for row in tx.execute(statement).mappings())
+    if len(items) <= limit:
+        return Page(items=items)
+    last = items[limit - 1]
+    return Page(items=items[:limit], next=f"{timestamp(last.issued_at)}~{last.fingerprint}")
+
+
+def revoke(tx: Tx, fingerprint: str, *, reason: str) -> bool:
+    """Mark a certificate revoked now, for `reason` as RFC 5280 spells it; False when it is unknown or revoked already."""
+    statement = (
+        update(certificates)
+        .where(certificates.c.fingerprint == fingerprint, certificates.c.state == "valid")
+        .values(state="revoked", revoked_at=timestamp(tx.now), revocation_reason=reason)
+    )
+    return tx.execute(statement).rowcount == 1
+
+
+def _read(row: RowMapping) -> RecordedCertificate:
+    values: dict[str, Any] = {str(column): value for column, value in row.items()}
+    for column in ("not_before", "not_after", "issued_at"):
+        values[column] = moment(values[column])
+    if values["revoked_at"] is not None:
+        values["revoked_at"] = moment(values["revoked_at"])
+    values["names"] = tuple(json.loads(values["names"]))
+    return RecordedCertificate(**values)

@@ -1,0 +1,294 @@
+"""Reservations and what became of them (guarantees 1 and 2).
+
+In the room: pure functions of a transaction over the table `enrolments`; each keeps the row, the claim and the certificate in step.
+Not in the room: the order of the enrolment's steps and its events (`kipuka.enrolment`).
+
+An enrolment's row goes reserved -> signing -> issued, or ends as refused or failed; pending stands between signing and the end
+and has no lease. A row is open until it has ended; only an open row can be settled, so that a claim is redeemed or given back once,
+whoever comes first: the request, or the recovery after its lease has run out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from sqlalchemy import RowMapping, and_, or_, select, update
+
+from kipuka.api.errors import BackendFault, BackendUnavailable
+from kipuka.api.protocols import SpendsOnIssue
+from kipuka.api.storage import ReadTx, Tx, timestamp
+from kipuka.api.values import Claim, Denied
+from kipuka.store import certificates
+from kipuka.store.certificates import RecordedCertificate
+from kipuka.store.tables import enrolments, moment
+
+__all__ = [
+    "EnrolmentRow",
+    "EnrolmentState",
+    "NewEnrolment",
+    "abandoned",
+    "begin_signing",
+    "find",
+    "find_pending",
+    "record",
+    "set_pending",
+    "settle",
+    "start",
+]
+
+
+class EnrolmentState(StrEnum):
+    """How far an enrolment has come."""
+
+    RESERVED = "reserved"  # the use is held, the CA was not asked
+    SIGNING = "signing"  # the CA may have the order
+    PENDING = "pending"  # the CA has promised to decide
+    ISSUED = "issued"
+    REFUSED = "refused"  # the client's fault; the use was given back
+    FAILED = "failed"  # the server's or the CA's fault; the use was given back
+
+
+_WORKED_ON = (EnrolmentState.RESERVED.value, EnrolmentState.SIGNING.value)
+_OPEN = (*_WORKED_ON, EnrolmentState.PENDING.value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewEnrolment:
+    """An enrolment that is about to be written down. `csr` is DER without challenge attributes (RULES G2)."""
+
+    id: str
+    operation: str
+    label: str | None
+    method: str
+    identity_name: str
+    claim: Claim | None
+    ca: str
+    profile: str
+    request_sha256: str
+    csr: bytes = field(repr=False)
+    lease_until: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnrolmentRow:
+    """An enrolment as it stands in the store."""
+
+    id: str
+    state: EnrolmentState
+    operation: str
+    label: str | None
+    method: str
+    identity_name: str
+    claim: Claim | None
+    ca: str
+    profile: str
+    request_sha256: str
+    csr: bytes = field(repr=False)
+    node: str
+    lease_until: datetime | None
+    reference: str | None
+    reason: str | None
+    certificate: str | None  # its fingerprint
+    created_at: datetime
+    settled_at: datetime | None
+
+
+def find(tx: ReadTx, id: str) -> EnrolmentRow | None:  # noqa: A002 - the column's name
+    """The enrolment of that id."""
+    row = tx.execute(select(enrolments).where(enrolments.c.id == id)).mappings().first()
+    return None if row is None else _read(row)
+
+
+def find_pending(tx: ReadTx, row: NewEnrolment) -> EnrolmentRow | None:
+    """An earlier attempt at the same request that waits at the CA (RFC 7030, 4.2.3).
+
+    The same are: operation, label, CA, the request without challenge attributes, and the claim; without a claim, who asks.
+    """
+    c = enrolments.c
+    if row.claim is not None:
+        who = and_(c.claim_plugin == row.claim.plugin, c.claim_ref == row.claim.ref)
+    else:
+        who = and_(c.claim_plugin.is_(None), c.method == row.method, c.identity_name == row.identity_name)
+    statement = (
+        select(enrolments)
+        .where(
+            c.request_sha256 == row.request_sha256,
+            c.state == EnrolmentState.PENDING.value,
+            c.operation == row.operation,
+            c.label.is_(None) if row.label is None else c.label == row.label,
+            c.ca == row.ca,
+            who,
+        )
+        .order_by(c.created_at)
+        .limit(1)
+    )
+    found = tx.execute(statement).mappings().first()
+    return None if found is None else _read(found)
+
+
+def start(tx: Tx, row: NewEnrolment, spender: SpendsOnIssue | None, *, signing: bool = False) -> Denied | None:
+    """Hold one use of the claim, where there is one, and write the row down as reserved, or as signing.
+
+    The denial of the spender comes back as it is; nothing was written then.
+    """
+    if row.claim is not None:
+        denied = _spender_of(row.claim, spender).reserve(tx, row.claim.ref)
+        if denied is not None:
+            return denied
+    state = EnrolmentState.SIGNING if signing else EnrolmentState.RESERVED
+    tx.add(enrolments, _new(tx, row, state))
+    return None
+
+
+def begin_signing(tx: Tx, id: str) -> None:  # noqa: A002 - the column's name
+    """The CA is asked next: from now on the order may be known there.
+
+    Raises `BackendUnavailable` when the enrolment was settled meanwhile.
+    """
+    _move(tx, id, state=EnrolmentState.SIGNING.value)
+
+
+def set_pending(tx: Tx, id: str, reference: str) -> None:  # noqa: A002 - the column's name
+    """The CA will decide later and calls the request `reference`. The claim stays held, without a lease.
+
+    Raises `BackendUnavailable` when the enrolment was settled meanwhile.
+    """
+    _move(tx, id, state=EnrolmentState.PENDING.value, reference=reference, lease_until=None)
+
+
+def settle(
+    tx: Tx,
+    id: str,  # noqa: A002 - the column's name
+    *,
+    state: Literal["refused", "failed"],
+    reason: str,
+    spender: SpendsOnIssue | None,
+) -> bool:
+    """No certificate will come of it: end the row and give the claim back. False when it was settled before."""
+    row = find(tx, id)
+    if row is None or row.state not in _OPEN:
+        return False
+    spender_of_claim = None if row.claim is None else _spender_of(row.claim, spender)
+    _move(tx, id, state=state, reason=reason, lease_until=None, settled_at=timestamp(tx.now))
+    if row.claim is not None and spender_of_claim is not None:
+        spender_of_claim.release(tx, row.claim.ref)
+    return True
+
+
+def record(
+    tx: Tx,
+    row: NewEnrolment,
+    certificate: RecordedCertificate,
+    spender: SpendsOnIssue | None,
+    *,
+    exists: bool,
+) -> None:
+    """Record the certificate, end the enrolment as issued and redeem its claim, all in this transaction.
+
+    `exists` says whether `start` was committed for `row` before; without that the row is written as issued at once, and it
+    cannot have a claim, since nothing held it. Raises `BackendFault` for a serial number that the CA has used before (RULES F6), and
+    `BackendUnavailable` when the enrolment was settled meanwhile: its use was given back, so the certificate must not go out.
+    """
+    if certificates.serial_is_used(tx, ca=certificate.ca, serial=certificate.serial):
+        detail = "the certification authority returned a serial number that it had used before"
+        raise BackendFault(detail, reason="serial_used")
+    claim = row.claim
+    if exists:
+        written = find(tx, row.id)
+        if written is None or written.state not in _OPEN:
+            raise _settled_meanwhile()
+        claim = written.claim
+    elif claim is not None:
+        msg = "a claim is redeemed only after it was reserved"
+        raise ValueError(msg)
+    spender_of_claim = None if claim is None else _spender_of(claim, spender)
+    certificates.add(tx, certificate)
+    ended = {
+        "state": EnrolmentState.ISSUED.value,
+        "certificate": certificate.fingerprint,
+        "lease_until": None,
+        "settled_at": timestamp(tx.now),
+    }
+    if exists:
+        _move(tx, row.id, **ended)
+    else:
+        tx.add(enrolments, _new(tx, row, EnrolmentState.ISSUED) | ended)
+    if claim is not None and spender_of_claim is not None:
+        spender_of_claim.redeem(tx, claim.ref)
+
+
+def abandoned(tx: ReadTx, *, node: str, all_of_node: bool, now: datetime) -> list[EnrolmentRow]:
+    """Reservations that nobody works on any more: those whose lease has run out, on any node.
+
+    With `all_of_node` also every one of `node` that has a lease: what a server finds when it starts, being the only one of its node.
+    """
+    c = enrolments.c
+    dead = c.lease_until < timestamp(now)
+    statement = (
+        select(enrolments)
+        .where(
+            c.settled_at.is_(None),
+            c.state.in_(_WORKED_ON),
+            or_(dead, c.node == node) if all_of_node else dead,
+        )
+        .order_by(c.created_at, c.id)
+    )
+    return [_read(row) for row in tx.execute(statement).mappings()]
+
+
+def _spender_of(claim: Claim, spender: SpendsOnIssue | None) -> SpendsOnIssue:
+    if spender is None:
+        # Going on would strand the held use for good.
+        detail = f"the plugin {claim.plugin}, whose credential this enrolment holds, is not in use"
+        raise BackendFault(detail, reason="spender_missing")
+    return spender
+
+
+def _settled_meanwhile() -> BackendUnavailable:
+    return BackendUnavailable("the enrolment was given up meanwhile, try again", reason="enrolment_settled")
+
+
+def _move(tx: Tx, id: str, **values: Any) -> None:  # noqa: A002 - the column's name
+    statement = update(enrolments).where(enrolments.c.id == id, enrolments.c.state.in_(_OPEN)).values(**values)
+    if tx.execute(statement).rowcount != 1:
+        raise _settled_meanwhile()
+
+
+def _new(tx: Tx, row: NewEnrolment, state: EnrolmentState) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "state": state.value,
+        "operation": row.operation,
+        "label": row.label,
+        "method": row.method,
+        "identity_name": row.identity_name,
+        "claim_plugin": None if row.claim is None else row.claim.plugin,
+        "claim_ref": None if row.claim is None else row.claim.ref,
+        "ca": row.ca,
+        "profile": row.profile,
+        "request_sha256": row.request_sha256,
+        "csr": row.csr,
+        "node": tx.node,
+        "lease_until": timestamp(row.lease_until),
+        "reference": None,
+        "reason": None,
+        "certificate": None,
+        "created_at": timestamp(row.created_at),
+        "settled_at": None,
+    }
+
+
+def _read(row: RowMapping) -> EnrolmentRow:
+    values: dict[str, Any] = {str(column): value for column, value in row.items()}
+    plugin, ref = values.pop("claim_plugin"), values.pop("claim_ref")
+    values["claim"] = None if plugin is None else Claim(plugin=plugin, ref=ref)
+    values["state"] = EnrolmentState(values["state"])
+    values["created_at"] = moment(values["created_at"])
+    for column in ("lease_until", "settled_at"):
+        if values[column] is not None:
+            values[column] = moment(values[column])
+    return EnrolmentRow(**values)

@@ -1,0 +1,186 @@
+"""The audit log's rows: numbered and chained per node, and how far each sink has come.
+
+In the room: the values between the writer and the chain, and functions of a transaction over `audit_events`, `audit_heads` and
+`audit_cursors`. Not in the room: hashing (`kipuka.audit.chain`, handed in as `Seal`) and delivery (`kipuka.audit.pipeline`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from kipuka.api.events import AuditEvent, AuditRecord
+from kipuka.api.storage import ReadTx, Tx, timestamp
+from kipuka.store.context import AuditContext
+from kipuka.store.tables import audit_cursors, audit_events, audit_heads, moment
+
+__all__ = [
+    "ChainHead",
+    "PendingEvent",
+    "Seal",
+    "StoredEvent",
+    "advance",
+    "after",
+    "append",
+    "cursor",
+    "cursors",
+    "heads",
+    "stored",
+    "tail",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChainHead:
+    """Where a node's chain ends: the number and the hash of its last event. Sequence 0 is the empty chain."""
+
+    node: str
+    sequence: int
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PendingEvent:
+    """An event of a transaction that has no number yet."""
+
+    time: datetime
+    event: AuditEvent
+    context: AuditContext
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredEvent:
+    """A row of `audit_events` exactly as it stands, for whoever doubts it."""
+
+    node: str
+    sequence: int
+    time: str
+    event: str
+    hash: str
+    line: str
+
+
+Seal = Callable[[str, ChainHead | None, Sequence[PendingEvent]], Sequence[AuditRecord]]
+"""Numbers, chains and hashes events of a node that follow its head (None: the node has no event yet). Pure."""
+
+
+def append(connection: Connection, node: str, events: Sequence[PendingEvent], seal: Seal) -> None:
+    """Add events to a node's chain; the last thing the writer does in a transaction, so the head is locked for a moment only."""
+    locked = select(audit_heads).where(audit_heads.c.node == node).with_for_update()
+    row = connection.execute(locked).first()
+    head = None if row is None else ChainHead(node=row.node, sequence=row.sequence, hash=row.hash)
+    records = seal(node, head, events)
+    connection.execute(
+        _INSERT,
+        [
+            {
+                "node": record.node,
+                "sequence": record.sequence,
+                "time": timestamp(record.time),
+                "event": record.event,
+                "hash": record.hash,
+                "line": record.line,
+            }
+            for record in records
+        ],
+    )
+    last = {"sequence": records[-1].sequence, "hash": records[-1].hash}
+    if head is None:
+        connection.execute(insert(audit_heads).values(node=node, **last))
+    else:
+        connection.execute(update(audit_heads).where(audit_heads.c.node == node).values(**last))
+
+
+_INSERT = insert(audit_events)
+
+
+def heads(tx: ReadTx) -> tuple[ChainHead, ...]:
+    """The head of every node's chain."""
+    rows = tx.execute(select(audit_heads).order_by(audit_heads.c.node))
+    return tuple(ChainHead(node=row.node, sequence=row.sequence, hash=row.hash) for row in rows)
+
+
+def after(tx: ReadTx, node: str, sequence: int, *, limit: int) -> tuple[AuditRecord, ...]:
+    """The events of a node that follow `sequence`, in order, at most `limit`."""
+    statement = (
+        select(audit_events)
+        .where(audit_events.c.node == node, audit_events.c.sequence > sequence)
+        .order_by(audit_events.c.sequence)
+        .limit(limit)
+    )
+    return tuple(_read(row) for row in tx.execute(statement))
+
+
+def tail(tx: ReadTx, *, limit: int, node: str | None = None, event: str | None = None) -> tuple[AuditRecord, ...]:
+    """The last events, oldest first; of one node or of all, of one kind or of all."""
+    c = audit_events.c
+    statement = select(audit_events).order_by(c.time.desc(), c.node.desc(), c.sequence.desc()).limit(limit)
+    if node is not None:
+        statement = statement.where(c.node == node)
+    if event is not None:
+        statement = statement.where(c.event == event)
+    return tuple(_read(row) for row in reversed(tx.execute(statement).all()))
+
+
+def stored(tx: ReadTx, *, chunk: int = 1000) -> Iterator[StoredEvent]:
+    """Every row by node and number, read in parts, so that a long log fits in memory."""
+    c = audit_events.c
+    for node in tx.execute(select(c.node).distinct().order_by(c.node)).scalars().all():
+        # Numbers below one are nobody's, but whoever edits the table may write them.
+        place: int | None = None
+        while True:
+            statement = select(audit_events).where(c.node == node).order_by(c.sequence).limit(chunk)
+            if place is not None:
+                statement = statement.where(c.sequence > place)
+            rows = tx.execute(statement).mappings().all()
+            for row in rows:
+                yield StoredEvent(**{str(column): value for column, value in row.items()})
+            if len(rows) < chunk:
+                break
+            place = rows[-1]["sequence"]
+
+
+def cursor(tx: ReadTx, node: str, sink: str) -> int:
+    """The number of the last event of that node that the sink has safely; 0 for a new sink."""
+    c = audit_cursors.c
+    statement = select(c.sequence).where(c.node == node, c.sink == sink)
+    return tx.execute(statement).scalar_one_or_none() or 0
+
+
+def cursors(tx: ReadTx, node: str) -> dict[str, int]:
+    """The cursor of every sink that was ever fed by that node."""
+    rows = tx.execute(select(audit_cursors).where(audit_cursors.c.node == node))
+    return {row.sink: row.sequence for row in rows}
+
+
+def advance(tx: Tx, node: str, sink: str, sequence: int) -> None:
+    """The sink has every event of the node up to that number. A cursor never goes back."""
+    c = audit_cursors.c
+    found = tx.execute(select(c.sequence).where(c.node == node, c.sink == sink)).scalar_one_or_none()
+    if found is None:
+        tx.add(audit_cursors, {"node": node, "sink": sink, "sequence": sequence})
+    elif found < sequence:
+        tx.execute(update(audit_cursors).where(c.node == node, c.sink == sink).values(sequence=sequence))
+
+
+def _read(row: Row[Any]) -> AuditRecord:
+    content: dict[str, Any] = json.loads(row.line)
+    return AuditRecord(
+        node=content["node"],
+        sequence=content["sequence"],
+        time=moment(content["time"]),
+        event=content["event"],
+        outcome=content["outcome"],
+        request_id=content["request_id"],
+        client_address=content["client_address"],
+        identity=content["identity"],
+        data=content["data"],
+        previous_hash=content["previous_hash"],
+        hash=row.hash,
+        line=row.line,
+    )

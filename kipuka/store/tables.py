@@ -1,0 +1,187 @@
+"""The host's tables, as the newest migration leaves them.
+
+In the room: SQLAlchemy Core tables and how times are read back. Not in the room: statements, and the tables of plugins, which each
+have a prefix of their own. A test holds the migrations to this description.
+
+Times are text in the form of `kipuka.api.timestamp`, which sorts as they do. Lists are JSON text.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+__all__ = [
+    "admin_tokens",
+    "audit_cursors",
+    "audit_events",
+    "audit_heads",
+    "certificates",
+    "enrolments",
+    "jobs",
+    "lockout_failures",
+    "lockouts",
+    "metadata",
+    "moment",
+]
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def moment(stored: str) -> datetime:
+    """Read back what `kipuka.api.timestamp` wrote: aware, in UTC."""
+    return datetime.fromisoformat(stored)
+
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),  # SHA-256 of the DER, lower-case hexadecimal
+    Column("ca", String(255), nullable=False),
+    Column("serial", String(40), nullable=False),  # lower-case hexadecimal without leading zeros
+    Column("subject", Text, nullable=False),  # RFC 4514
+    Column("names", Text, nullable=False),  # JSON list of formatted general names
+    Column("spki_sha256", String(64), nullable=False),
+    Column("not_before", String(27), nullable=False),
+    Column("not_after", String(27), nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    Column("label", String(255)),  # NULL is the default label
+    Column("profile", String(255), nullable=False),
+    Column("method", String(255), nullable=False),
+    Column("identity_name", Text, nullable=False),
+    Column("enrolment", String(64), nullable=False),
+    Column("issued_at", String(27), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("revoked_at", String(27)),
+    Column("revocation_reason", String(32)),
+    UniqueConstraint("ca", "serial"),
+    CheckConstraint("(state = 'revoked') = (revoked_at IS NOT NULL)", name="revoked_has_time"),
+    Index(None, "serial"),
+    Index(None, "spki_sha256"),
+    Index(None, "issued_at", "fingerprint"),
+)
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("operation", String(32), nullable=False),
+    Column("label", String(255)),
+    Column("method", String(255), nullable=False),
+    Column("identity_name", Text, nullable=False),
+    Column("claim_plugin", String(255)),
+    Column("claim_ref", Text),
+    Column("ca", String(255), nullable=False),
+    Column("profile", String(255), nullable=False),
+    Column("request_sha256", String(64), nullable=False),
+    Column("csr", LargeBinary, nullable=False),
+    Column("node", String(255), nullable=False),
+    Column("lease_until", String(27)),
+    Column("reference", Text),  # the CA's own name for a pending request
+    Column("reason", String(64)),  # why it was refused or failed
+    # Deferred, so that the certificates of a whole batch can go out in one statement before the commit.
+    Column("certificate", String(64), ForeignKey("certificates.fingerprint", deferrable=True, initially="DEFERRED")),
+    Column("created_at", String(27), nullable=False),
+    Column("settled_at", String(27)),
+    CheckConstraint("(state = 'issued') = (certificate IS NOT NULL)", name="issued_has_certificate"),
+    CheckConstraint("(claim_plugin IS NULL) = (claim_ref IS NULL)", name="claim_is_whole"),
+    Index(None, "request_sha256"),
+    Index(
+        "ix_enrolments_open",
+        "state",
+        "lease_until",
+        sqlite_where=text("settled_at IS NULL"),
+        postgresql_where=text("settled_at IS NULL"),
+    ),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("node", String(255), primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("time", String(27), nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("line", Text, nullable=False),  # the canonical JSON that is hashed; all else is read from it
+    Index(None, "time"),
+)
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("node", String(255), primary_key=True),
+    Column("sequence", Integer, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+audit_cursors = Table(
+    "audit_cursors",
+    metadata,
+    Column("node", String(255), primary_key=True),
+    Column("sink", String(255), primary_key=True),
+    Column("sequence", Integer, nullable=False),  # the last event that the sink has safely
+)
+
+lockout_failures = Table(
+    "lockout_failures",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("counter", String(255), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("time", String(27), nullable=False),
+    Index(None, "counter", "address", "time"),
+    Index(None, "counter", "time"),
+)
+
+lockouts = Table(
+    "lockouts",
+    metadata,
+    Column("counter", String(255), primary_key=True),
+    Column("address", String(64), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("since", String(27), nullable=False),
+    Column("until", String(27), nullable=False),
+)
+
+admin_tokens = Table(
+    "admin_tokens",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("sha256", String(64), nullable=False),  # of the token, which has 256 random bits (RULES E3)
+    Column("description", Text, nullable=False),
+    Column("created_at", String(27), nullable=False),
+    Column("revoked_at", String(27)),
+    UniqueConstraint("sha256"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("lease_until", String(27), nullable=False),
+)

@@ -1,0 +1,369 @@
+"""The writer: one thread, one connection, one transaction for all units that wait.
+
+In the room: the queue, the batch, replay, commit, and answering the callers. Not in the room: asyncio tasks, engines, tables.
+
+A unit is a pure function of its transaction. All that wait are run in one transaction and answered after its commit (group
+commit). When anything goes wrong in a batch it is rolled back, and each unit is run again, alone, in a transaction of its own, so
+that only the one at fault fails; savepoints are never used. When it is the database that went wrong, every unit of the batch
+is told `BackendUnavailable`, and the writer goes on with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import structlog
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Delete,
+    Engine,
+    Executable,
+    ForeignKey,
+    Insert,
+    Select,
+    Table,
+    TextClause,
+    Update,
+    insert,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql import visitors
+
+from kipuka.api.errors import BackendFault, BackendUnavailable
+from kipuka.api.events import AuditEvent
+from kipuka.api.storage import ReadTx, Tx
+from kipuka.store.context import AuditContext
+from kipuka.store.dialect import Dialect
+from kipuka.store.events import PendingEvent, Seal, append
+
+__all__ = ["Answer", "ReadTransaction", "Writer"]
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 64
+_RETRY_AFTER = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: Exception
+
+
+class Answer:
+    """Where the outcome of work in another thread goes: a future of an event loop that may be gone by then."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def give(self, outcome: object) -> None:
+        """Answer, from any thread. An outcome that nobody waits for any more is dropped; a failure is logged then."""
+        _call(self._loop, self._settle, outcome)
+
+    def _settle(self, outcome: object) -> None:
+        if self.future.done():
+            if isinstance(outcome, _Failure):
+                log.warning("store_failure_not_awaited", error=str(outcome.error))
+        elif isinstance(outcome, _Failure):
+            self.future.set_exception(outcome.error)
+        else:
+            self.future.set_result(outcome)
+
+    @staticmethod
+    def failure(error: BaseException) -> object:
+        """An outcome that is an exception. What a future cannot carry, or must not, is wrapped."""
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            return _Failure(error)
+        fault = BackendFault("a unit of the store broke off", reason="store_unit_broke_off")
+        fault.__cause__ = error
+        return _Failure(fault)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    fn: Callable[[Tx], Any]
+    context: AuditContext
+    answer: Answer
+
+
+class ReadTransaction(ReadTx):
+    """A read-only transaction; its time stands still."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+
+    @property
+    def now(self) -> datetime:
+        """When the transaction began."""
+        return self._now
+
+    def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None, /
+    ) -> CursorResult[Any]:
+        """Run one statement."""
+        return cast("CursorResult[Any]", self._connection.execute(statement, parameters))
+
+
+class _Batch:
+    """What the units of one transaction have left to write: rows by table and columns, and events."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.rows: dict[Table, list[Mapping[str, Any]]] = {}
+        self.events: list[PendingEvent] = []
+
+    def flush(self, tables: set[Table] | None = None) -> None:
+        """Insert the rows that wait, of all tables or of some; a referenced table before those that refer to it."""
+        waiting = [table for table in self.rows if tables is None or table in tables]
+        for table in sorted(waiting, key=_depth):
+            rows = self.rows.pop(table)
+            by_columns: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+            for row in rows:
+                by_columns.setdefault(tuple(sorted(row)), []).append(row)
+            for alike in by_columns.values():
+                self.connection.execute(insert(table), alike)
+
+
+class _WriteTransaction(ReadTransaction, Tx):
+    """One unit's view of the batch. It ends with its unit: a reference that was kept is of no use."""
+
+    def __init__(self, batch: _Batch, *, node: str, now: datetime, context: AuditContext) -> None:
+        super().__init__(batch.connection, now)
+        self._batch: _Batch | None = batch
+        self._node = node
+        self._context = context
+
+    @property
+    def node(self) -> str:
+        """The name of this server among those that share the database."""
+        return self._node
+
+    def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None, /
+    ) -> CursorResult[Any]:
+        """Run one statement, after the rows it may depend on."""
+        batch = self._open()
+        if batch.rows:
+            batch.flush(_needed_by(statement, batch.rows))
+        return super().execute(statement, parameters)
+
+    def add(self, table: Table, row: Mapping[str, Any], /) -> None:
+        """Insert a row, later in the batch."""
+        self._open().rows.setdefault(table, []).append(dict(row))
+
+    def audit(self, event: AuditEvent, /) -> None:
+        """Record an event, at the end of the batch."""
+        self._open().events.append(PendingEvent(time=self.now, event=event, context=self._context))
+
+    def end(self) -> None:
+        """The unit is over."""
+        self._batch = None
+
+    def _open(self) -> _Batch:
+        if self._batch is None:
+            msg = "a transaction was used after its function had returned"
+            raise RuntimeError(msg)
+        return self._batch
+
+
+class Writer:
+    """The thread and its queue. `committed` is called in the thread after each commit that added events."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        node: str,
+        clock: Callable[[], datetime],
+        seal: Seal,
+        limit: int,
+        committed: Callable[[], None],
+    ) -> None:
+        self._dialect = dialect
+        self._node = node
+        self._clock = clock
+        self._seal = seal
+        self._limit = limit
+        self._committed = committed
+        self._units: deque[_Unit] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._engine: Engine = dialect.writer_engine()
+        # A daemon, so that a process whose event loop broke down can still end: the database survives that at any point.
+        self._thread = threading.Thread(target=self._run, name="kipuka-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def submit(self, fn: Callable[[Tx], Any], context: AuditContext) -> asyncio.Future[Any]:
+        """Hand in a unit; the future is resolved in the running loop after the commit.
+
+        Raises `BackendUnavailable` when the queue is full or the writer is closed.
+        """
+        answer = Answer()
+        with self._wake:
+            if self._closing:
+                raise BackendUnavailable("the server is stopping", retry_after=_RETRY_AFTER, reason="store_closed")
+            if len(self._units) >= self._limit:
+                raise BackendUnavailable("the server is too busy", retry_after=_RETRY_AFTER, reason="store_queue_full")
+            self._units.append(_Unit(fn, context, answer))
+            self._wake.notify()
+        return answer.future
+
+    def close(self) -> None:
+        """Take no more units, finish those that wait, end the thread. May be called again."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while units := self._take():
+                try:
+                    outcomes = self._settle(units)
+                except BaseException as error:
+                    log.exception("store_writer_fault")
+                    outcomes = [Answer.failure(error)] * len(units)
+                for unit, outcome in zip(units, outcomes, strict=True):
+                    unit.answer.give(outcome)
+        finally:
+            self._engine.dispose()
+
+    def _take(self) -> list[_Unit]:
+        with self._wake:
+            while not self._units and not self._closing:
+                self._wake.wait()
+            return [self._units.popleft() for _ in range(min(_BATCH, len(self._units)))]
+
+    def _settle(self, units: list[_Unit]) -> list[object]:
+        """The outcome of each unit, in order."""
+        try:
+            return self._transaction(units)
+        except BaseException as error:  # noqa: BLE001 - it is told to whoever handed the unit in
+            if self._dialect.is_away(error):
+                return self._away(error, units)
+            if len(units) == 1:
+                return [_refusal(error)]
+        outcomes: list[object] = []
+        for unit in units:
+            try:
+                outcomes += self._transaction([unit])
+            except BaseException as error:  # noqa: BLE001 - it is told to whoever handed the unit in
+                if self._dialect.is_away(error):
+                    # Each further attempt could wait as long again: the rest is told at once.
+                    return outcomes + self._away(error, units[len(outcomes) :])
+                outcomes.append(_refusal(error))
+        return outcomes
+
+    def _away(self, error: BaseException, units: Sequence[_Unit]) -> list[object]:
+        log.error("store_unavailable", units=len(units), error=str(error))
+        self._engine.dispose()  # the next batch tries with a connection of its own
+        return [_unavailable(error) for _ in units]
+
+    def _transaction(self, units: Sequence[_Unit]) -> list[object]:
+        """Run units in one transaction: their outcomes, after its commit. Whatever it raises was not committed."""
+        committed: list[object] | None = None
+        try:
+            with self._dialect.turn(), self._engine.connect() as connection:
+                with connection.begin():
+                    batch = _Batch(connection)
+                    results = [self._perform(unit, batch) for unit in units]
+                    batch.flush()
+                    if batch.events:
+                        append(connection, self._node, batch.events, self._seal)
+                committed = results
+                if batch.events:
+                    self._committed()
+        except BaseException:
+            if committed is None:
+                raise
+            # To raise it would have committed units run again.
+            log.exception("store_fault_after_commit")
+        return committed
+
+    def _perform(self, unit: _Unit, batch: _Batch) -> object:
+        tx = _WriteTransaction(batch, node=self._node, now=self._clock(), context=unit.context)
+        try:
+            result = unit.fn(tx)
+        finally:
+            tx.end()
+        if inspect.iscoroutine(result):
+            cast("Coroutine[Any, Any, Any]", result).close()
+            msg = "a function of a transaction must not be asynchronous"
+            raise TypeError(msg)
+        return result
+
+
+def _call(loop: asyncio.AbstractEventLoop, fn: Callable[..., None], *arguments: object) -> None:
+    """Call in a loop's thread. A loop that was closed has nobody left who waits."""
+    try:
+        loop.call_soon_threadsafe(fn, *arguments)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def _unavailable(error: BaseException) -> object:
+    unavailable = BackendUnavailable("the server's store is not available", reason="store_unavailable")
+    unavailable.__cause__ = error
+    return _Failure(unavailable)
+
+
+def _refusal(error: BaseException) -> object:
+    """A constraint that a unit ran into is a fault of the unit: it is to check before it writes."""
+    if isinstance(error, IntegrityError):
+        fault = BackendFault("the server's store refused what it was given", reason="store_constraint")
+        fault.__cause__ = error
+        return _Failure(fault)
+    return Answer.failure(error)
+
+
+def _depth(table: Table, seen: frozenset[Table] = frozenset()) -> int:
+    """How many tables stand above this one along its foreign keys."""
+    above = {key.column.table for key in table.foreign_keys} - seen - {table}
+    return max((_depth(one, seen | {table}) + 1 for one in above), default=0)
+
+
+def _needed_by(statement: Executable, waiting: Iterable[Table]) -> set[Table] | None:
+    """Of the tables with rows that wait, those whose rows must be there before the statement; None for all of them.
+
+    They are the tables it mentions, and for one that writes also those that a foreign key ties to its target, in either
+    direction, unless the database looks at that key at the commit only.
+    """
+    if not isinstance(statement, Select | Insert | Update | Delete):
+        return None
+    mentioned: set[Table] = set()
+    for element in visitors.iterate(cast("visitors.ExternallyTraversible", statement)):
+        if isinstance(element, Table):
+            mentioned.add(cast("Table", element))
+        elif isinstance(element, TextClause):
+            return None
+    if isinstance(statement, Select):
+        return mentioned
+    target = cast("object", statement.table)
+    if not isinstance(target, Table):
+        return None
+    target = cast("Table", target)
+    mentioned.add(target)
+    mentioned.update(key.column.table for key in target.foreign_keys if not _is_deferred(key))
+    for table in waiting:
+        if any(key.column.table is target and not _is_deferred(key) for key in table.foreign_keys):
+            mentioned.add(table)
+    return mentioned
+
+
+def _is_deferred(key: ForeignKey) -> bool:
+    return key.constraint is not None and (key.constraint.initially or "").upper() == "DEFERRED"

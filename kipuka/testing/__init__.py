@@ -1,0 +1,20 @@
+"""The test kit of kipuka: stable, and for the authors of plugins as much as for kipuka's own suite.
+
+In the room, one submodule each:
+
+- `pki`: throwaway keys, certificates (good ones, and bad ones of every sort) and certification requests;
+- `der`: a writer of DER that is small enough to write wrong DER with;
+- `clock`: a clock that moves only when a test moves it;
+- `client`: an EST client over a true TLS socket, that shows statuses, headers and channel bindings as they were sent;
+- `server`: a real `kipuka serve` in a process of its own;
+- `inprocess`: the same server inside the test's process, that can be stopped at each step of an enrolment;
+- `harness`: one plugin's object, opened over a real store without a server;
+- `contract`: the promises every authenticator keeps, as a pytest class to derive from;
+- `fixtures`: all of it as pytest fixtures: `pytest_plugins = ["kipuka.testing.fixtures"]`.
+
+Not in the room: mocks. What is under test here is real: sockets, processes, databases, signatures.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

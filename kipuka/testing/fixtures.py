@@ -1,0 +1,70 @@
+"""The kit as pytest fixtures. A plugin's suite asks for them with one line in its top `conftest.py`:
+
+    pytest_plugins = ["kipuka.testing.fixtures"]
+
+In the room: `kipuka_template`, `kipuka_servers` and `kipuka_server`. Not in the room: anything that is imported unasked: the
+kit is no `pytest11` entry point, so that a site that installs kipuka does not find strange fixtures in its own tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from kipuka.testing.server import Deployment, RunningServer
+
+__all__ = ["ServerFactory", "kipuka_server", "kipuka_servers", "kipuka_template"]
+
+ServerFactory = Callable[..., RunningServer]
+
+_PATIENT: Mapping[str, object] = {"otp": {"hash_algorithm": "sha256-hmac", "max_failures": 10000}}
+"""Tests fail to log in all the time, from one address: they must not lock each other out, nor wait for argon2."""
+
+
+@pytest.fixture(scope="session")
+def kipuka_template(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """A deployment as `kipuka init` makes it, once in a run, to be copied and never served."""
+    return Deployment.create(tmp_path_factory.mktemp("kipuka") / "template")
+
+
+@pytest.fixture(scope="module")
+def kipuka_servers(kipuka_template: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFactory]:
+    """Starts servers: `kipuka_servers(changes, start=True, as_shipped=False)`.
+
+    `changes` are laid over the configuration that `kipuka init` wrote. Unless `as_shipped`, failures do not lock the
+    test's own address and token hashes are quick. All stop when the module ends, and none may have logged a
+    traceback: a test that expects one says so with `server.tracebacks_expected = True`.
+    """
+    running: list[RunningServer] = []
+
+    def make(
+        changes: Mapping[str, object] | None = None,
+        *,
+        start: bool = True,
+        as_shipped: bool = False,
+        environ: Mapping[str, str] | None = None,
+    ) -> RunningServer:
+        deployment = kipuka_template.copy(tmp_path_factory.mktemp("server") / "kipuka", environ=environ)
+        if not as_shipped:
+            deployment.configure(_PATIENT)
+        deployment.configure(changes or {})
+        server = deployment.serve()
+        running.append(server)
+        return server.start() if start else server
+
+    yield make
+    faults: list[str] = []
+    for server in running:
+        if server.is_running:
+            server.stop()
+        if not server.tracebacks_expected and server.tracebacks():
+            faults.append(server.stderr)
+    if faults:
+        pytest.fail("a server logged what nobody expected:\n" + "\n".join(faults), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def kipuka_server(kipuka_servers: ServerFactory) -> RunningServer:
+    """A running server as `kipuka init` configures it, one per module."""
+    return kipuka_servers()

@@ -1,0 +1,141 @@
+"""One plugin's object, opened over a real store, without a server around it.
+
+In the room: `open_authenticator` and `OpenedAuthenticator` (the object, its services, transactions, what was audited and
+logged). Not in the room: HTTP, TLS and the other plugins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from kipuka.api import (
+    Authenticator,
+    AuthenticatorKind,
+    Connection,
+    Credentials,
+    Denied,
+    Operation,
+    Services,
+    SpendsOnIssue,
+    Storage,
+    Tx,
+)
+from kipuka.audit.chain import seal
+from kipuka.runtime import BlockingPool, HostServices
+from kipuka.store.database import Store, open_store
+from kipuka.store.schema import upgrade
+
+__all__ = ["OpenedAuthenticator", "credentials", "open_authenticator"]
+
+T = TypeVar("T")
+
+
+def credentials(**changes: Any) -> Credentials:
+    """Credentials of a simpleenroll over TLS 1.3 from 192.0.2.1 that present nothing, with the changes made."""
+    connection = Connection(
+        id="test",
+        listener="est",
+        client_address=str(changes.pop("client_address", "192.0.2.1")),
+        client_port=40000,
+        tls_version="TLSv1.3",
+        cipher="TLS_AES_256_GCM_SHA384",
+    )
+    whole: dict[str, Any] = {
+        "connection": connection,
+        "operation": Operation.SIMPLEENROLL,
+        "label": None,
+        **changes,
+    }
+    return Credentials(**whole)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedAuthenticator:
+    """An authenticator that is open, and everything around it that a test may look at."""
+
+    authenticator: Authenticator
+    services: Services
+    store: Store
+    database: Path
+    log: list[str] = field(default_factory=list[str])  # every log entry of the plugin, as JSON
+
+    @property
+    def spender(self) -> SpendsOnIssue:
+        """The same object, as one whose credentials are used up. Raises TypeError where it is none."""
+        if not isinstance(self.authenticator, SpendsOnIssue):
+            msg = f"{type(self.authenticator).__name__} spends nothing"
+            raise TypeError(msg)
+        return self.authenticator
+
+    async def reserve(self, ref: str) -> Denied | None:
+        """Hold one use, in a transaction of its own, as the host does."""
+        return await self.store.write(_call(self.spender.reserve, ref))
+
+    async def redeem(self, ref: str) -> None:
+        """Turn the held use into a spent one."""
+        await self.store.write(_call(self.spender.redeem, ref))
+
+    async def release(self, ref: str) -> None:
+        """Give the held use back."""
+        await self.store.write(_call(self.spender.release, ref))
+
+    def traces(self) -> str:
+        """All that the plugin has left behind: log, database (audit rows among it), in one text to search."""
+        files = [path for path in self.database.parent.glob(f"{self.database.name}*") if path.is_file()]
+        return "\n".join([*self.log, *(path.read_bytes().decode("latin-1") for path in files)])
+
+
+def _call(act: Callable[[Tx, str], T], ref: str) -> Callable[[Tx], T]:
+    def unit(tx: Tx) -> T:
+        return act(tx, ref)
+
+    return unit
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def open_authenticator(
+    kind: AuthenticatorKind[Any],
+    section: Mapping[str, object],
+    *,
+    directory: Path,
+    storages: Sequence[Storage] = (),
+    clock: Callable[[], datetime] = _now,
+) -> AsyncGenerator[OpenedAuthenticator, None]:
+    """Validate the section, make or reuse the database in `directory`, and open the kind's object over it.
+
+    Opened a second time with the same directory it finds what the first left, as after a restart.
+    """
+    settings = kind.config.model_validate(dict(section), context={"base": directory})
+    database = directory / "kipuka.db"
+    url = f"sqlite:///{database}"
+    upgrade(url, storages)
+    log: list[str] = []
+    async with AsyncExitStack() as stack:
+        pool = BlockingPool(workers=4)
+        stack.callback(pool.close)
+        store = await stack.enter_async_context(open_store(url, node="test", clock=clock, seal=seal, storages=storages))
+        services = HostServices(plugin=kind.name, store=store, pool=pool, clock=clock, log=_logger(log))
+        opened = await stack.enter_async_context(kind.open(settings, services))
+        yield OpenedAuthenticator(authenticator=opened, services=services, store=store, database=database, log=log)
+
+
+def _logger(log: list[str]) -> FilteringBoundLogger:
+    def keep(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        log.append(json.dumps({"level": method, **event}, default=repr))
+        raise structlog.DropEvent
+
+    wrapped = structlog.wrap_logger(structlog.PrintLogger(), processors=[keep], cache_logger_on_first_use=False)
+    return cast("FilteringBoundLogger", wrapped)

@@ -1,0 +1,430 @@
+"""A real kipuka server in a process of its own.
+
+In the room: `Deployment` (a directory made by `kipuka init`, its configuration, its commands) and `RunningServer` (a
+`kipuka serve` over it: wait, stop, kill, restart, read its log and audit log, ask for tokens). Not in the room: the
+requests (`kipuka.testing.client`), and stopping at a step (`kipuka.testing.inprocess`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from kipuka.testing.client import ESTClient, Response, TLSVersion, bearer
+from kipuka.testing.pki import Credential, KeyKind, PrivateKey, make_csr
+from kipuka.testing.toml import dumps, merged
+
+__all__ = ["CommandFailed", "Deployment", "RunningServer", "ServerDied", "Token", "free_port", "wait_until"]
+
+T = TypeVar("T")
+
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 30.0
+
+
+class CommandFailed(AssertionError):
+    """A `kipuka` command ended with another exit code than the test expects; the text has all that it said."""
+
+
+class ServerDied(AssertionError):
+    """The server ended although it should run; the text has what it wrote."""
+
+
+def free_port() -> int:
+    """A port nobody listens on, below those the kernel gives to outgoing connections, so that none of these takes it."""
+    while True:
+        port = random.randint(20000, 32000)  # noqa: S311 - a port is no secret
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def wait_until(condition: Callable[[], T], *, timeout: float = 10, what: str = "the condition") -> T:
+    """Ask again and again until the answer is true, and give it back. Raises TimeoutError."""
+    end = time.monotonic() + timeout
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            msg = f"{what} did not come true within {timeout:g} s"
+            raise TimeoutError(msg)
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """A one-time token, as the admin API made it."""
+
+    value: str
+    id: str
+    client_id: str
+
+
+def _listens(port: int) -> bool:
+    """Whether somebody listens on that port of 127.0.0.1, learned without connecting: a connection leaves traces."""
+    wanted = f"0100007F:{port:04X}"
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        columns = line.split()
+        if columns[1] == wanted and columns[3] == "0A":
+            return True
+    return False
+
+
+class Deployment:
+    """A directory as `kipuka init` makes it: configuration, CA, server certificate, database, admin token."""
+
+    def __init__(self, directory: Path, *, environ: Mapping[str, str] | None = None) -> None:
+        self.directory = directory
+        self.environ = dict(environ or {})
+
+    @classmethod
+    def create(cls, directory: Path, *, environ: Mapping[str, str] | None = None) -> Deployment:
+        """Run `kipuka init` for localhost and 127.0.0.1."""
+        made = cls(directory, environ=environ)
+        made.kipuka(
+            "init", str(directory), "--host", "localhost", "--host", "127.0.0.1", "--listen", f"127.0.0.1:{free_port()}"
+        )
+        return made
+
+    def copy(self, directory: Path, *, environ: Mapping[str, str] | None = None) -> Deployment:
+        """A second deployment with the same keys and a free port of its own: much faster than `create`."""
+        shutil.copytree(self.directory, directory)
+        made = Deployment(directory, environ=self.environ if environ is None else environ)
+        made.configure({"server": {"listen": f"127.0.0.1:{free_port()}"}})
+        return made
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration file."""
+        return self.directory / "kipuka.toml"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as it stands in the file."""
+        return tomllib.loads(self.config_file.read_text(encoding="utf-8"))
+
+    def configure(self, changes: Mapping[str, object]) -> None:
+        """Lay changes over the configuration (None removes a key); comments are lost."""
+        self.config_file.write_text(dumps(merged(self.settings, changes)), encoding="utf-8")
+
+    @property
+    def trust(self) -> bytes:
+        """What a client gives to `--cacert`, as PEM."""
+        return (self.directory / "trust.pem").read_bytes()
+
+    @property
+    def admin_token(self) -> str:
+        """The administrator's bearer token."""
+        return (self.directory / "admin.token").read_text(encoding="ascii").strip()
+
+    @property
+    def audit_file(self) -> Path:
+        """Where the file sink writes. Raises LookupError where none is configured."""
+        for sink in self.settings.get("audit", {}).get("sink", []):
+            if sink["type"] == "file":
+                return self.directory / str(sink["path"])
+        msg = "this configuration has no file sink"
+        raise LookupError(msg)
+
+    @property
+    def port(self) -> int:
+        """The port of the EST listener, as configured."""
+        return int(str(self.settings["server"]["listen"]).rpartition(":")[2])
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.directory / str(self.settings["db"]["url"]).removeprefix("sqlite:///")
+
+    def authority(self, id: str | None = None) -> Credential:  # noqa: A002 - the key is called id in the file
+        """A configured CA with its private key (the first one, or the one of that id), to sign what it never would."""
+        (item, *_) = [item for item in self.settings["ca"] if id is None or item["id"] == id]
+        certificates = x509.load_pem_x509_certificates((self.directory / item["cert"]).read_bytes())
+        chain = item.get("chain")
+        if chain is not None:
+            certificates += x509.load_pem_x509_certificates((self.directory / chain).read_bytes())
+        password = item.get("key_password")
+        key = serialization.load_pem_private_key(
+            (self.directory / item["key"]).read_bytes(), password.encode() if isinstance(password, str) else None
+        )
+        issuer: Credential | None = None
+        for certificate in reversed(certificates):
+            der = certificate.public_bytes(serialization.Encoding.DER)
+            issuer = Credential(key=cast("PrivateKey", key), der=der, issuer=issuer)
+        if issuer is None:
+            msg = f"no certificate in {item['cert']}"
+            raise LookupError(msg)
+        return issuer
+
+    def kipuka(
+        self,
+        *arguments: str,
+        input: str | None = None,  # noqa: A002 - named as in subprocess.run
+        expect: int | None = 0,
+        environ: Mapping[str, str] | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a `kipuka` command in this directory, against this configuration. `expect=None` takes any exit code."""
+        done = subprocess.run(  # noqa: S603 - a test's own arguments
+            [*_kipuka(), *arguments],
+            cwd=self.directory if self.directory.exists() else None,
+            env=self.environment(environ),
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if expect is not None and done.returncode != expect:
+            msg = f"kipuka {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+            raise CommandFailed(msg)
+        return done
+
+    def serve(self) -> RunningServer:
+        """A server over this directory, not yet started."""
+        return RunningServer(self)
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What a kipuka process of this deployment gets: the test's own without its KIPUKA_ variables, and ours."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
+        own = {"KIPUKA_CONFIG": str(self.config_file), "PYTHONUNBUFFERED": "1"}
+        return inherited | own | self.environ | dict(more or {})
+
+
+def _kipuka() -> list[str]:
+    """The installed command of this environment."""
+    beside = Path(sys.executable).with_name("kipuka")
+    found = str(beside) if beside.exists() else shutil.which("kipuka")
+    if found is None:
+        msg = "the kipuka command is not installed in this environment"
+        raise LookupError(msg)
+    return [found]
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
+class RunningServer:
+    """A `kipuka serve` process; a context manager that starts and stops it.
+
+    `tracebacks_expected` tells the fixtures that this one was provoked. What the process writes goes to `serve.out` and `serve.err` beside the deployment's directory, over restarts.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        base = deployment.directory
+        self._out = base.with_name(f"{base.name}.serve.out")
+        self._err = base.with_name(f"{base.name}.serve.err")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.tracebacks_expected = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if self.is_running:
+            self.stop()
+
+    @property
+    def host(self) -> str:
+        """The address it listens on."""
+        return "127.0.0.1"
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self.deployment.port
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._running().pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def stdout(self) -> str:
+        """All it wrote to standard output, from the first start on."""
+        return _text_of(self._out)
+
+    @property
+    def stderr(self) -> str:
+        """All it wrote to standard error, from the first start on."""
+        return _text_of(self._err)
+
+    def start(self) -> Self:
+        """Start and wait until it takes connections. Raises ServerDied with its words where it does not."""
+        with self._out.open("ab") as out, self._err.open("ab") as err:
+            self._process = subprocess.Popen(  # noqa: S603 - the command under test
+                [*_kipuka(), "serve", "-c", str(self.deployment.config_file)],
+                cwd=self.deployment.directory,
+                env=self.deployment.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        end = time.monotonic() + START_TIMEOUT
+        while not _listens(self.port):
+            if not self.is_running or time.monotonic() > end:
+                if self.is_running:
+                    self.kill()
+                msg = f"the server did not start (exit {self._process.returncode}):\n{self.stdout}\n{self.stderr}"
+                raise ServerDied(msg)
+            time.sleep(0.02)
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM; wait for the end; the exit code."""
+        process = self._running()
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            msg = f"the server did not stop within {STOP_TIMEOUT:g} s:\n{self.stderr}"
+            raise ServerDied(msg) from None
+
+    def kill(self) -> None:
+        """SIGKILL, at once and without a farewell."""
+        process = self._running()
+        process.kill()
+        process.wait(STOP_TIMEOUT)
+
+    def restart(self) -> Self:
+        """Stop where it runs, and start again over the same directory."""
+        if self.is_running:
+            self.stop()
+        return self.start()
+
+    def client(self, certificate: Credential | None = None, *, tls_version: TLSVersion | None = None) -> ESTClient:
+        """A client that trusts this server."""
+        return ESTClient(
+            host=self.host,
+            port=self.port,
+            trust=self.deployment.trust,
+            certificate=certificate,
+            tls_version=tls_version,
+        )
+
+    def admin(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = None,
+        port: int | None = None,
+        certificate: Credential | None = None,
+    ) -> Response:
+        """A request of the admin API, with the deployment's bearer token unless another is given."""
+        headers = {"Authorization": bearer(self.deployment.admin_token if token is None else token)}
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body).encode()
+        client = replace(self.client(certificate), port=self.port if port is None else port)
+        return client.request(method, path, headers=headers, body=content)
+
+    def make_token(
+        self, client_id: str = "device-1", *, certificate: Credential | None = None, **more: object
+    ) -> Token:
+        """Have a one-time token made; `more` are further members of the request's JSON, for instance `max_uses=3`.
+
+        `certificate` is for a listener that demands one of every client.
+        """
+        answer = self.admin("POST", "/admin/otp", {"client_id": client_id, **more}, certificate=certificate)
+        if answer.status != 201:
+            msg = f"no token: {answer.status} {answer.text}"
+            raise CommandFailed(msg)
+        location = answer.header("Location") or ""
+        return Token(value=json.loads(answer.body)["token"], id=location.rpartition("/")[2], client_id=client_id)
+
+    def view_token(self, token: Token) -> dict[str, Any]:
+        """What the admin API knows of a token: its state, how often it was used, how many uses are held."""
+        answer = self.admin("GET", f"/admin/otp/{token.id}")
+        if answer.status != 200:
+            msg = f"no such token: {answer.status} {answer.text}"
+            raise CommandFailed(msg)
+        return cast("dict[str, Any]", json.loads(answer.body))
+
+    def enrol(self, client_id: str = "device-1", *, label: str | None = None, key: KeyKind = "p256") -> Credential:
+        """A certificate by the whole way: a token is made and used, and the answer is what comes back."""
+        token = self.make_token(client_id) if label is None else self.make_token(client_id, label=label)
+        csr = make_csr(common_name=client_id, key=key)
+        answer = self.client().enroll(csr, label=label, token=token.value)
+        der = answer.certificate.public_bytes(serialization.Encoding.DER)
+        return Credential(key=csr.key, der=der)
+
+    def recorded(self, certificate: x509.Certificate) -> dict[str, Any] | None:
+        """What the admin API knows of a certificate, or None where it is not in the record."""
+        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        answer = self.admin("GET", f"/admin/certificates/{fingerprint}")
+        return cast("dict[str, Any]", json.loads(answer.body)) if answer.status == 200 else None
+
+    def audit(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The records of the file sink so far, oldest first; those of one event where it is named.
+
+        The sink is fed after the commit: what a request just caused may need `wait_for_audit`.
+        """
+        try:
+            lines = self.deployment.audit_file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        records = [json.loads(line) for line in lines]
+        return records if event is None else [record for record in records if record["event"] == event]
+
+    def wait_for_audit(self, event: str, *, after: int = 0, timeout: float = 10, **data: object) -> dict[str, Any]:
+        """The first record of that event beyond the sequence number `after` whose data has these members."""
+
+        def find() -> dict[str, Any] | None:
+            for record in self.audit(event):
+                if record["sequence"] > after and all(record["data"].get(key) == data[key] for key in data):
+                    return record
+            return None
+
+        return cast("dict[str, Any]", wait_until(find, timeout=timeout, what=f"audit event {event} {data or ''}"))
+
+    @property
+    def last_sequence(self) -> int:
+        """The highest sequence number in the audit log so far; for `after`."""
+        return max((int(record["sequence"]) for record in self.audit()), default=0)
+
+    def tracebacks(self) -> Sequence[str]:
+        """What in the log looks like a fault that nobody expected."""
+        marks = ("Traceback (most recent call last)", "Task exception was never retrieved", "Exception ignored in")
+        return [line for line in self.stderr.splitlines() if any(mark in line for mark in marks)]
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            msg = "the server was not started"
+            raise RuntimeError(msg)
+        return self._process

@@ -1,0 +1,87 @@
+"""Whether the certificate that a CA handed back is the one that was ordered (RULES F6).
+
+In the room: the comparison of an order with a certificate. Not in the room: what happens on a mismatch
+(`kipuka.enrolment`), and whether the serial number is new, which only the store knows.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from OpenSSL import crypto
+
+from kipuka.api import Order
+from kipuka.x509.names import same_name
+
+__all__ = ["mismatch"]
+
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME: validity is compared with the order instead
+
+
+def mismatch(order: Order, certificate: x509.Certificate, issuer: x509.Certificate) -> str | None:
+    """The first way in which `certificate` is not what was ordered from the CA of `issuer`, or None.
+
+    Checked are the issuer's signature and name constraints, the public key, the names, usages and other ordered
+    extensions, CA:FALSE, the validity (clipped is fine, extended is not) and the serial number's form (RFC 5280, 4.1.2.2).
+    """
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return "it is not signed by the CA's certificate"
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if spki != order.public_key:
+        return "its public key is not the request's"
+    if not same_name(certificate.subject, order.subject):
+        return "its subject is not the ordered one"
+    return (
+        _number_or_time_mismatch(order, certificate)
+        or _extension_mismatch(order, certificate)
+        or _constraint_mismatch(certificate, issuer)
+    )
+
+
+def _number_or_time_mismatch(order: Order, certificate: x509.Certificate) -> str | None:
+    if not 0 < certificate.serial_number < 1 << 160:
+        return "its serial number is not a positive number of at most 20 octets"
+    leeway = timedelta(seconds=1)  # certificates count whole seconds
+    if certificate.not_valid_before_utc < order.not_before - leeway:
+        return "it is valid earlier than ordered"
+    if certificate.not_valid_after_utc > order.not_after + leeway:
+        return "it is valid longer than ordered"
+    return None
+
+
+def _extension_mismatch(order: Order, certificate: x509.Certificate) -> str | None:
+    try:
+        present = {extension.oid: extension for extension in certificate.extensions}
+    except (ValueError, x509.DuplicateExtension):
+        return "its extensions cannot be read"
+    basic = present.get(x509.BasicConstraints.oid)
+    if basic is not None and isinstance(basic.value, x509.BasicConstraints) and basic.value.ca:
+        return "it is a CA certificate"
+    ordered = {extension.oid: extension for extension in order.extensions}
+    for oid, extension in ordered.items():
+        if oid not in present or present[oid].value != extension.value:
+            return f"its extension {oid.dotted_string} is not the ordered one"
+    for oid in (x509.SubjectAlternativeName.oid, x509.ExtendedKeyUsage.oid, x509.KeyUsage.oid):
+        if oid in present and oid not in ordered:
+            return f"it has an extension {oid.dotted_string} that was not ordered"
+    return None
+
+
+def _constraint_mismatch(certificate: x509.Certificate, issuer: x509.Certificate) -> str | None:
+    try:
+        issuer.extensions.get_extension_for_class(x509.NameConstraints)
+    except x509.ExtensionNotFound:
+        return None
+    store = crypto.X509Store()
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | NO_CHECK_TIME)
+    store.add_cert(crypto.X509.from_cryptography(issuer))
+    try:
+        crypto.X509StoreContext(store, crypto.X509.from_cryptography(certificate)).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        return f"it breaks the CA's constraints: {error}"
+    return None

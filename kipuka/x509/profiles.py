@@ -1,0 +1,380 @@
+"""Whose names go into a certificate, and what it may be used for (DESIGN.md, "Whose names go into the certificate").
+
+In the room: the profile, and what it grants to an identity that asks. Not in the room: the key rules
+(`kipuka.x509.keys`), that a re-enrolment asks for its own names again (`kipuka.enrolment`), signing (the CA backends).
+
+Everything is refused that is not granted by a rule here, and what is granted is written anew from the identity's or the
+normal form of a name, never copied in an encoding that somebody else may read differently.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from kipuka.api.errors import BadCSR, NameRefused
+from kipuka.api.values import Identity
+from kipuka.x509.keys import KeyPolicy, PublicKey
+from kipuka.x509.names import (
+    attribute_type,
+    control_character,
+    format_dn,
+    format_general_name,
+    general_name_key,
+    normal_dns,
+    normal_email,
+    normal_uri,
+    parse_dn,
+    same_name,
+    short_name,
+    subject_for,
+    text_attribute,
+    visible,
+)
+
+__all__ = ["SAN_FORMS", "Grant", "Profile", "authorise", "check_pattern"]
+
+SAN_FORMS = ("dns", "ip", "email", "uri")
+"""The forms of alternative names that a profile can have patterns for."""
+
+MOST_NAMES = 100  # alternative names in one request
+
+
+def _no_patterns() -> Mapping[str, tuple[str, ...]]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """What certificates of one kind may say.
+
+    `names` is whose names they carry: the identity's, or those of the CSR within the patterns. `subject_patterns` (by
+    attribute: "CN", "OU") and `san_patterns` (by form: "dns", "ip", "email", "uri") are for `names="csr"`: what has no
+    pattern is refused. In a pattern `*` stands for any run of characters within one part of the name: it crosses no dot
+    of a DNS name, no `@`, and no delimiter of a URI; `ip` takes addresses and networks ("10.0.0.0/8").
+
+    `san_domains` are the domains that an identity's host name may stand in. `wildcards` allows DNS names that start with
+    `*`, where the identity has that very name, or a pattern allows every name that the wildcard stands for.
+
+    `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
+    Raises ValueError for a form, a domain or a pattern that can never match.
+    """
+
+    name: str
+    names: Literal["identity", "csr"] = "identity"
+    san_domains: tuple[str, ...] = ()
+    wildcards: bool = False
+    reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
+    key_policy: KeyPolicy = field(default_factory=KeyPolicy)
+    validity: timedelta | None = None
+    backdate: timedelta = timedelta(minutes=5)
+    unique_keys: bool = True
+    extended_key_usage: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+    subject_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
+    san_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
+
+    def __post_init__(self) -> None:
+        for domain in self.san_domains:
+            normal_dns(domain)
+        for name in self.subject_patterns:
+            attribute_type(name)
+        for form, patterns in self.san_patterns.items():
+            if form not in SAN_FORMS:
+                raise ValueError(f"{form} is not one of {', '.join(SAN_FORMS)}")
+            for pattern in patterns:
+                check_pattern(form, pattern)
+        if self.backdate < timedelta(0):
+            raise ValueError("backdate is not negative")
+        if self.validity is not None and self.validity <= timedelta(0):
+            raise ValueError("validity is longer than nothing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """What a certificate will say: its subject, its extensions in order, and its alternative names as text."""
+
+    subject: x509.Name
+    extensions: tuple[x509.Extension[x509.ExtensionType], ...]
+    names: tuple[str, ...]
+
+
+def authorise(
+    profile: Profile,
+    identity: Identity,
+    *,
+    subject: x509.Name,
+    sans: Sequence[x509.GeneralName],
+    public_key: PublicKey,
+    wants_ca: bool = False,
+) -> Grant:
+    """Decide what of a request is granted to an identity (RULES F1).
+
+    `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE. Every other extension that a
+    CSR may ask for is the profile's affair: its value is issued, whatever was asked for. Raises NameRefused, which names
+    what is refused, and BadCSR for `wants_ca`.
+    """
+    if wants_ca:
+        raise BadCSR("the CSR asks to become a certification authority", reason="ca_requested")
+    if len(sans) > MOST_NAMES:
+        raise NameRefused(f"the CSR asks for more than {MOST_NAMES} alternative names", reason="too_many_names")
+    if profile.names == "identity":
+        granted_subject = _subject_of(identity)
+        permitted = {general_name_key(name): name for name in identity.permitted_names}
+        hosts = _host_names(profile, identity)
+        granted = [_identity_san(profile, identity, asked, permitted=permitted, hosts=hosts) for asked in sans]
+    else:
+        granted_subject = _csr_subject(profile, subject)
+        granted = [_csr_san(profile, asked) for asked in sans]
+    alternative_names = tuple({general_name_key(name): name for name in granted}.values())
+    _check_subject(granted_subject)
+    if not granted_subject.rdns and not alternative_names:
+        raise NameRefused("the certificate would have no name: neither a subject nor an alternative name")
+    return Grant(
+        subject=granted_subject,
+        extensions=_extensions(profile, public_key, alternative_names, critical_san=not granted_subject.rdns),
+        names=tuple(format_general_name(name) for name in alternative_names),
+    )
+
+
+def _check_subject(subject: x509.Name) -> None:
+    shown = format_dn(subject)
+    if any(isinstance(attribute.value, str) and control_character(attribute.value) for attribute in subject):
+        raise NameRefused(f"the subject {shown} is refused: it has control characters")
+    try:
+        faithful = same_name(parse_dn(shown), subject)
+    except ValueError as error:
+        raise NameRefused(f"the subject {shown} is refused: {error}") from error
+    if not faithful:  # the record, the log and the certificate must speak of one name
+        raise NameRefused(f"the subject {shown} is refused: it cannot be written as text")
+
+
+# --- names = "identity"
+
+
+def _subject_of(identity: Identity) -> x509.Name:
+    if identity.subject is None:
+        # The CSR's subject would be anybody's word. The name under which the identity is known is not.
+        try:
+            return subject_for(identity.name)
+        except ValueError as error:
+            raise NameRefused(f"the identity has no subject, and its name cannot be one: {error}") from error
+    return identity.subject
+
+
+def _identity_san(
+    profile: Profile,
+    identity: Identity,
+    asked: x509.GeneralName,
+    *,
+    permitted: Mapping[Hashable, x509.GeneralName],
+    hosts: AbstractSet[str],
+) -> x509.GeneralName:
+    granted = permitted.get(general_name_key(asked))
+    if isinstance(asked, x509.DNSName):
+        dns = _checked_dns(profile, asked)
+        if granted is not None or dns in hosts:
+            return x509.DNSName(dns)
+    shown = format_general_name(asked)
+    if granted is None:
+        raise NameRefused(f"{shown} is not permitted for {visible(identity.name)}")
+    if isinstance(granted.value, str) and control_character(granted.value):
+        raise NameRefused(f"{shown} is refused: it has control characters")
+    return granted
+
+
+def _host_names(profile: Profile, identity: Identity) -> set[str]:
+    if identity.host_name is None:
+        return set()
+    try:
+        host = normal_dns(identity.host_name)
+    except ValueError:  # a client id that is no host name is nobody's DNS name
+        return set()
+    return {host} | {f"{host}.{normal_dns(domain)}" for domain in profile.san_domains}
+
+
+def _checked_dns(profile: Profile, asked: x509.DNSName) -> str:
+    try:
+        dns = normal_dns(asked.value, wildcard=True)
+    except ValueError as error:
+        raise NameRefused(f"{format_general_name(asked)} is refused: {error}") from error
+    if dns.startswith("*.") and not profile.wildcards:
+        raise NameRefused(f"{format_general_name(asked)} is refused: the profile allows no wildcards")
+    return dns
+
+
+# --- names = "csr"
+
+
+def _csr_subject(profile: Profile, subject: x509.Name) -> x509.Name:
+    return x509.Name(
+        [
+            x509.RelativeDistinguishedName([_csr_attribute(profile, attribute) for attribute in rdn])
+            for rdn in subject.rdns
+        ]
+    )
+
+
+def _csr_attribute(profile: Profile, attribute: x509.NameAttribute[str | bytes]) -> x509.NameAttribute[str]:
+    kind, value = short_name(attribute.oid), attribute.value
+    shown = format_dn(x509.Name([attribute]))
+    patterns = [
+        pattern
+        for name, given in profile.subject_patterns.items()
+        if attribute_type(name) == attribute.oid
+        for pattern in given
+    ]
+    if not patterns:
+        raise NameRefused(f"{shown} is refused: the profile has no pattern for {kind}")
+    if not isinstance(value, str):
+        raise NameRefused(f"{shown} is refused: it is not text")
+    if not any(_glob(pattern, value) for pattern in patterns):
+        raise NameRefused(f"{shown} is refused: it fits no pattern of the profile")
+    try:
+        return text_attribute(attribute.oid, value)
+    except ValueError as error:
+        raise NameRefused(f"{shown} is refused: {error}") from error
+
+
+def _csr_san(profile: Profile, asked: x509.GeneralName) -> x509.GeneralName:
+    shown = format_general_name(asked)
+    try:
+        match asked:
+            case x509.DNSName():
+                dns = _checked_dns(profile, asked)
+                form, fits, granted = "dns", _fits(_dns_fits, dns), x509.DNSName(dns)
+            case x509.IPAddress(value=ipaddress.IPv4Address() | ipaddress.IPv6Address()):
+                form, fits, granted = "ip", _fits(_ip_fits, str(asked.value)), asked
+            case x509.RFC822Name():
+                email = normal_email(asked.value)
+                form, fits, granted = "email", _fits(_email_fits, email), x509.RFC822Name(email)
+            case x509.UniformResourceIdentifier():
+                uri = normal_uri(asked.value)
+                form, fits, granted = "uri", _fits(_uri_fits, uri), x509.UniformResourceIdentifier(uri)
+            case _:
+                raise NameRefused(f"{shown} is refused: names of this form are not issued")
+    except ValueError as error:
+        raise NameRefused(f"{shown} is refused: {error}") from error
+    if not any(fits(pattern) for pattern in profile.san_patterns.get(form, ())):
+        raise NameRefused(f"{shown} is refused: it fits no {form} pattern of the profile")
+    return granted
+
+
+def _fits(test: Callable[[str, str], bool], name: str) -> Callable[[str], bool]:
+    return lambda pattern: test(pattern, name)
+
+
+def _glob(pattern: str, text: str) -> bool:
+    """Whether `*` for any run of characters makes the pattern the text; in time that no pattern can make explode."""
+    pieces = pattern.split("*")
+    if len(pieces) == 1:
+        return pattern == text
+    first, *middle, last = pieces
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    at, end = len(first), len(text) - len(last)
+    for piece in middle:
+        found = text.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
+
+
+def _parts_fit(pattern: Sequence[str], name: Sequence[str]) -> bool:
+    return len(pattern) == len(name) and all(map(_glob, pattern, name))
+
+
+def _dns_fits(pattern: str, dns: str) -> bool:
+    allowed, asked = pattern.lower().split("."), dns.split(".")
+    # A wildcard asks for every name in its first label's place. Only a bare star there fits it, which allows them all.
+    return _parts_fit(allowed, asked)
+
+
+def _ip_fits(pattern: str, address: str) -> bool:
+    return ipaddress.ip_address(address) in ipaddress.ip_network(pattern)
+
+
+def _email_fits(pattern: str, email: str) -> bool:
+    allowed_local, _, allowed_host = pattern.rpartition("@")
+    local, _, host = email.rpartition("@")
+    return _glob(allowed_local, local) and _dns_fits(allowed_host, host)
+
+
+_URI_PARTS = re.compile(r"([^:/?#]+:)(//[^/?#]*)?(.*)")
+_URI_DELIMITERS = re.compile(r"[:/?#\[\]@!$&'()+,;=]")  # RFC 3986 section 2.2, but the star
+_AUTHORITY_DELIMITERS = re.compile(r"[:/.\[\]@!$&'()+,;=]")
+
+
+def _uri_fits(pattern: str, uri: str) -> bool:
+    allowed, asked = _URI_PARTS.fullmatch(normal_uri(pattern)), _URI_PARTS.fullmatch(uri)
+    if allowed is None or asked is None or allowed[1] != asked[1] or "*" in (asked[2] or ""):
+        return False
+    return _pieces_fit(_AUTHORITY_DELIMITERS, allowed[2] or "", asked[2] or "") and _pieces_fit(
+        _URI_DELIMITERS, allowed[3], asked[3]
+    )
+
+
+def _pieces_fit(delimiters: re.Pattern[str], pattern: str, text: str) -> bool:
+    """Whether both have the same delimiters, and what stands between them fits."""
+    return delimiters.findall(pattern) == delimiters.findall(text) and _parts_fit(
+        delimiters.split(pattern), delimiters.split(text)
+    )
+
+
+def check_pattern(form: str, pattern: str) -> None:
+    """Raise ValueError for a pattern of one of `SAN_FORMS` that no name can fit.
+
+    The pattern with its stars filled in must be a name of that form; for "ip" it is an address or a network.
+    """
+    if not pattern.isascii():
+        raise ValueError(f"the pattern {pattern} is not ASCII; write A-labels")
+    filled = pattern.replace("*", "a")
+    match form:
+        case "dns":
+            normal_dns(filled)
+        case "email":
+            normal_email(filled)
+        case "uri":
+            normal_uri(pattern)
+        case _:
+            ipaddress.ip_network(pattern)
+
+
+# --- What is issued
+
+
+def _extensions(
+    profile: Profile, public_key: PublicKey, names: Sequence[x509.GeneralName], *, critical_san: bool
+) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        # RFC 5280 section 4.2.1.3: RSA key transport, which older clients of TLS still look for
+        key_encipherment=isinstance(public_key, rsa.RSAPublicKey),
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    extensions: list[x509.Extension[x509.ExtensionType]] = [
+        x509.Extension(x509.KeyUsage.oid, critical=True, value=usage)
+    ]
+    if profile.extended_key_usage:
+        purposes = x509.ExtendedKeyUsage(profile.extended_key_usage)
+        extensions.append(x509.Extension(x509.ExtendedKeyUsage.oid, critical=False, value=purposes))
+    if names:
+        # RFC 5280 section 4.2.1.6: critical where the subject is empty
+        san = x509.SubjectAlternativeName(names)
+        extensions.append(x509.Extension(x509.SubjectAlternativeName.oid, critical=critical_san, value=san))
+    return tuple(extensions)

@@ -1,0 +1,128 @@
+"""Makes the environment in .venv that `make` works with, or leaves it alone when it is what it should be.
+
+In the room: finding a usable Python, the virtual environment, and installing the pinned, hashed requirements and this
+checkout itself into it. Not in the room: choosing the pins (`lock.py`).
+
+    python3 scripts/environment.py run     what the server and its bundled plugins need
+    python3 scripts/environment.py dev     that, and the tools that check and test
+
+It runs before anything is installed, so it uses the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STATE = VENV / "kipuka-environment.json"
+OLDEST, NEWEST = (3, 11), (3, 13)
+
+
+def fail(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(1)
+
+
+def quiet(command: list[str], **extra: str) -> None:
+    """Run a command; its output is shown only when it fails."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **extra},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        print(done.stdout, end="", file=sys.stderr)
+        fail(f"this command failed with status {done.returncode}: {' '.join(command)}")
+
+
+def own_projects() -> list[Path]:
+    return [ROOT, *sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))]
+
+
+def wanted_state(flavour: str) -> dict[str, str]:
+    """All that the environment depends on: a change of any of it makes a new one."""
+    inputs = [ROOT / "requirements" / f"{flavour}.txt", *(folder / "pyproject.toml" for folder in own_projects())]
+    digest = hashlib.sha256()
+    for file in inputs:
+        digest.update(str(file.relative_to(ROOT)).encode())
+        digest.update(file.read_bytes())
+    return {
+        "folder": str(ROOT),
+        "python": f"{sys.executable} {sys.version}",
+        flavour: digest.hexdigest(),
+    }
+
+
+def present_state() -> dict[str, str]:
+    with contextlib.suppress(OSError, ValueError):
+        state: dict[str, str] = json.loads(STATE.read_text(encoding="utf-8"))
+        return state if isinstance(state, dict) else {}
+    return {}
+
+
+def have_ensurepip() -> bool:
+    """Debian's python3 has the module ensurepip only with the package python3-venv."""
+    probe = "import ensurepip, venv; ensurepip.version()"
+    return subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode == 0
+
+
+def need_ensurepip() -> None:
+    if have_ensurepip():
+        return
+    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"{sys.executable} cannot make environments yet: installing {package}", flush=True)
+        noninteractive = {"DEBIAN_FRONTEND": "noninteractive"}
+        quiet(["apt-get", "update", "-q"], **noninteractive)
+        quiet(["apt-get", "install", "-q", "-y", "--no-install-recommends", package], **noninteractive)
+        if have_ensurepip():
+            return
+    fail(f"{sys.executable} cannot make virtual environments; as root run: apt install {package}")
+
+
+def main() -> None:
+    flavour = sys.argv[1] if len(sys.argv) == 2 else ""
+    if flavour not in {"run", "dev"}:
+        fail("usage: environment.py run|dev")
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        version = ".".join(str(part) for part in sys.version_info[:3])
+        fail(
+            f"{sys.executable} is Python {version}, kipuka needs 3.11 to 3.13; name another one: make PYTHON=python3.11"
+        )
+    state, wanted = present_state(), wanted_state(flavour)
+    same_base = all(state.get(key) == wanted[key] for key in ("folder", "python"))
+    if same_base and state.get(flavour) == wanted[flavour]:
+        return
+    if not same_base:
+        need_ensurepip()
+        print("making the environment in .venv", flush=True)
+        if VENV.exists():
+            shutil.rmtree(VENV)
+        quiet([sys.executable, "-m", "venv", str(VENV)])
+        state = {}
+    python = str(VENV / "bin" / "python")
+    # What is half installed is not taken for the real thing: the state is written when all is done.
+    STATE.unlink(missing_ok=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    print(f"installing requirements/{flavour}.txt", flush=True)
+    quiet([*pip, "--require-hashes", "--no-deps", "-r", f"requirements/{flavour}.txt"])
+    editable = [argument for folder in own_projects() for argument in ("-e", str(folder))]
+    quiet([*pip, "--no-deps", "--no-build-isolation", *editable])
+    both = {**wanted, **({"run": wanted_state("run")["run"]} if flavour == "dev" else {})}
+    STATE.write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The commands in the documents, run as a reader would paste them: those in blocks marked `run`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kipuka.testing.server import free_port
+
+from .pages import PAGES, blocks, name_of
+
+RUNNABLE = [page for page in PAGES if any(block.marked("run") for block in blocks(page))]
+
+START = """
+{command} >server.log 2>&1 &
+SERVER=$!
+trap 'kill $SERVER 2>/dev/null; wait $SERVER || true' EXIT
+until grep -q listening server.log; do kill -0 $SERVER || {{ cat server.log; exit 1; }}; sleep 0.05; done
+"""
+
+
+def script(page):
+    """The page's commands as one script: a server goes to the background, everything else must succeed."""
+    parts = ["set -euo pipefail\n"]
+    for block in blocks(page):
+        if block.marked("run"):
+            assert block.language == "sh"
+            parts.append(START.format(command=block.text.strip()) if block.marked("server") else block.text)
+    text = "".join(parts)
+    for port in ("8443", "8444"):
+        text = text.replace(f":{port}", f":{free_port()}")
+    return text
+
+
+def test_the_pages_that_must_be_run_are_run():
+    """A page that loses its marks would pass unseen."""
+    names = {name_of(page) for page in RUNNABLE}
+    assert {"README.md", "docs/tutorial/first-certificate.md"} <= names
+    assert {name_of(page) for page in PAGES if page.parent.name == "how-to"} <= names
+
+
+@pytest.mark.server
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_the_commands_of_a_page_work_as_written(page, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script(page)],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=230,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    log = tmp_path / "server.log"
+    assert "Traceback" not in (log.read_text(encoding="utf-8") if log.exists() else "")

@@ -1,0 +1,146 @@
+"""Linking identity and proof of possession (RFC 7030, 3.5; RFC 9266; RULES G1, G2)."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+
+import pytest
+
+from kipuka.testing import der
+from kipuka.testing.pki import Attribute, make_csr
+
+pytestmark = pytest.mark.server
+
+NAMES = {"TLSv1.2": "tls-unique", "TLSv1.3": "tls-exporter"}
+VERSIONS = tuple(NAMES)
+
+
+@pytest.fixture(scope="module")
+def server(kipuka_server):
+    return kipuka_server
+
+
+def text(octets):
+    return base64.b64encode(octets).decode()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_binding_of_this_connection_links(server, version):
+    """RULES G1: and the audit log says which binding it was."""
+    client = server.client(tls_version=version)
+    token = server.make_token()
+    before = server.last_sequence
+    with client.connect() as connection:
+        csr = make_csr(challenge_password=connection.channel_binding)
+        answer = client.enroll(csr, token=token.value, connection=connection)
+        assert answer.status == 200, answer.text
+    issued = server.wait_for_audit("certificate_issued", after=before)
+    assert issued["data"]["channel_binding"] == NAMES[version]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_without_a_binding_nothing_is_linked(server, version):
+    """RULES G1: verified whenever present; nothing is demanded."""
+    before = server.last_sequence
+    assert server.client(tls_version=version).enroll(make_csr(), token=server.make_token().value).status == 200
+    assert server.wait_for_audit("certificate_issued", after=before)["data"]["channel_binding"] is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("case", ["another connection", "the other kind", "random", "changed"])
+def test_any_other_binding_is_refused(server, version, case):
+    """RULES G1: 400, audited, and the token is still good."""
+    client = server.client(tls_version=version)
+    token = server.make_token()
+    before = server.last_sequence
+    with client.connect() as other, client.connect() as connection:
+        octets = base64.b64decode(connection.channel_binding)
+        binding = {
+            "another connection": other.channel_binding,
+            "the other kind": text(connection.tls_unique if version == "TLSv1.3" else connection.tls_exporter),
+            "random": text(bytes(range(len(octets)))),
+            "changed": text(bytes([octets[0] ^ 1]) + octets[1:]),
+        }[case]
+        answer = client.enroll(make_csr(challenge_password=binding), token=token.value, connection=connection)
+    assert answer.status == 400
+    assert binding not in answer.text
+    refused = server.wait_for_audit("certificate_refused", after=before)
+    assert refused["data"]["reason"] == "binding_mismatch"
+    assert client.enroll(make_csr(), token=token.value).status == 200
+
+
+def test_the_connection_is_closed_after_use_of_the_exporter(server):
+    """RULES G2; RFC 9266, 4.1: said in the answer, and done."""
+    client = server.client(tls_version="TLSv1.3")
+    with client.connect() as connection:
+        csr = make_csr(challenge_password=connection.channel_binding)
+        answer = client.enroll(csr, token=server.make_token().value, connection=connection)
+        assert answer.status == 200
+        assert (answer.header("Connection") or "").lower() == "close"
+        assert connection.is_closed()
+
+
+def test_the_connection_stays_open_after_use_of_tls_unique_or_none(server):
+    """RULES G2 is about tls-exporter."""
+    for version, linked in (("TLSv1.2", True), ("TLSv1.2", False), ("TLSv1.3", False)):
+        client = server.client(tls_version=version)
+        with client.connect() as connection:
+            challenge = connection.channel_binding if linked else None
+            csr = make_csr(challenge_password=challenge)
+            assert client.enroll(csr, token=server.make_token().value, connection=connection).status == 200
+            assert not connection.is_closed(timeout=0.3)
+            assert client.request("GET", "/.well-known/est/cacerts", connection=connection).status == 200
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_certificate_can_be_linked_and_renewed(server, version):
+    """RFC 7030, 3.5 with 4.2.2: the same holds for a re-enrolment."""
+    device = server.enrol(f"linked-{version}")
+    client = server.client(device, tls_version=version)
+    for right in (False, True):
+        with client.connect() as connection, client.connect() as other:
+            binding = (connection if right else other).channel_binding
+            csr = make_csr(device.subject, key=device.key, challenge_password=binding)
+            answer = client.enroll(csr, operation="simplereenroll", connection=connection)
+        assert answer.status == (200 if right else 400), answer.text
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("form", [der.utf8, der.printable, lambda value: der.tlv(0x16, value.encode())])
+def test_every_string_type_of_a_challenge_is_read(server, version, form):
+    """RFC 2985, 5.4.1: DirectoryString; clients send what they have."""
+    client = server.client(tls_version=version)
+    with client.connect() as connection:
+        challenge = Attribute(oid="1.2.840.113549.1.9.7", values=(form(connection.channel_binding),))
+        csr = make_csr(attributes=(challenge,))
+        assert client.enroll(csr, token=server.make_token().value, connection=connection).status == 200
+
+
+def test_an_ordinary_password_is_no_binding(server):
+    """RULES G1 as `kipuka.est.binding` decides it: what no binding can look like is ignored."""
+    csr = make_csr(challenge_password="what openssl req asked me for")
+    assert server.client().enroll(csr, token=server.make_token().value).status == 200
+
+
+def test_without_extended_master_secret_nothing_links(server):
+    """RULES A6, G1: such a connection works, and a binding on it is refused."""
+    client = replace(server.client(tls_version="TLSv1.2"), extended_master_secret=False)
+    token = server.make_token(max_uses=2)
+    assert client.enroll(make_csr(), token=token.value).status == 200
+    with client.connect() as connection:
+        csr = make_csr(challenge_password=connection.channel_binding)
+        answer = client.enroll(csr, token=token.value, connection=connection)
+    assert answer.status == 400
+    assert "extended master secret" in answer.text
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_second_request_on_a_connection_links_too(server, version):
+    """RFC 5929, 3.1: the first Finished message counts, however many requests came before."""
+    client = server.client(tls_version=version)
+    with client.connect() as connection:
+        for _ in range(3):
+            assert client.request("GET", "/.well-known/est/cacerts", connection=connection).status == 200
+        csr = make_csr(challenge_password=connection.channel_binding)
+        assert client.enroll(csr, token=server.make_token().value, connection=connection).status == 200

@@ -1,0 +1,396 @@
+"""A stranger's distribution, really installed by pip: found, ordered by the file, used for an enrolment, and diagnosed
+where it is broken (DESIGN, the plugin contract; RULES K1 to K4, F6)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from kipuka.testing.pki import make_csr, make_root
+from kipuka.testing.server import ServerDied, wait_until
+
+pytestmark = [pytest.mark.server]
+
+SECRET = "the stranger's secret"
+STRANGER = Path(__file__).parent.parent / "stranger"
+
+
+def install(name, scratch, target):
+    """Install one of the distributions under tests/stranger into a folder, by pip (or uv where there is no pip)."""
+    source = scratch / name
+    shutil.copytree(STRANGER / name, source)
+    shutil.copy(STRANGER / "wheel_backend.py", source)
+    where = ["--no-deps", "--no-index", "--target", str(target), str(source)]
+    if importlib.util.find_spec("pip") is not None:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-build-isolation", "--root-user-action=ignore", *where]
+    else:
+        uv = shutil.which("uv") or pytest.fail("neither pip nor uv is there to install a plugin with")
+        command = [uv, "pip", "install", "--quiet", "--no-build-isolation", *where]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder of installed distributions, for PYTHONPATH."""
+
+    def make(*names):
+        scratch = tmp_path_factory.mktemp("stranger")
+        target = scratch / "site"
+        for name in names:
+            install(name, scratch, target)
+        return {"PYTHONPATH": str(target)}
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stranger(site):
+    return site("badge_and_smithy")
+
+
+@pytest.fixture(scope="module")
+def broken(site):
+    return site("badge_and_smithy", "broken")
+
+
+def badge(name, secret=SECRET):
+    return f"Badge {name}:{hmac.new(secret.encode(), name.encode(), hashlib.sha256).hexdigest()}"
+
+
+def settings(**changes):
+    """A configuration that uses all three of the stranger's kinds."""
+    return {
+        "auth": {"order": ["mtls", "badge", "otp"]},
+        "badge": {"secret": SECRET},
+        "ca": [{"id": "forge", "backend": "smithy"}],
+        "est": {"default_ca": "forge"},
+        "audit": {
+            "sink": [{"type": "file", "path": "audit.jsonl"}, {"type": "ledger", "book": "ledger.txt"}],
+        },
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def server(kipuka_servers, stranger):
+    return kipuka_servers(settings(), environ=stranger)
+
+
+# -- found and used ----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_listed_with_distribution_and_version(server):
+    """`kipuka plugins`: what is installed, what is used, and what each brings; unused is listed, not imported."""
+    rows = {row["name"]: row for row in json.loads(server.deployment.kipuka("plugins", "--json").stdout)}
+    for name, kinds in (("badge", ["authenticator"]), ("smithy", ["ca backend"]), ("ledger", ["audit sink"])):
+        row = rows[name]
+        assert (row["distribution"], row["version"]) == ("stranger-badge-and-smithy", "3.1")
+        assert (row["state"], row["kinds"]) == ("used", kinds)
+    assert (rows["faraway"]["state"], rows["faraway"]["kinds"]) == ("unused", [])
+
+
+def test_it_identifies_signs_and_records(server):
+    """An enrolment from end to end in which every plugin is the stranger's."""
+    before = server.last_sequence
+    answer = server.client().enroll(make_csr(common_name="whatever"), authorization=badge("visitor"))
+    assert answer.status == 200, answer.text
+    certificate = answer.certificate
+    assert certificate.subject.rfc4514_string() == "CN=visitor"
+    assert certificate.issuer.rfc4514_string() == "CN=Smithy Root"
+    assert server.client().cacerts().certificates()[0].subject == certificate.issuer
+    issued = server.wait_for_audit("certificate_issued", after=before)
+    assert (issued["data"]["method"], issued["data"]["ca"]) == ("badge", "forge")
+    assert issued["identity"] == "badge:visitor"
+    ledger = server.deployment.directory / "ledger.txt"
+    line = f"{issued['node']} {issued['sequence']} certificate_issued success"
+    wait_until(lambda: line in ledger.read_text().splitlines(), what="the line in the ledger")
+
+
+def test_its_challenge_is_offered_after_basic(server):
+    """RULES C3: every applicable challenge, Basic first."""
+    answer = server.client().enroll(make_csr())
+    assert (answer.status, answer.body) == (401, b"")
+    assert answer.all("WWW-Authenticate") == ['Basic realm="kipuka", charset="UTF-8"', 'Badge realm="stranger"']
+
+
+def test_its_denial_is_heard_and_the_next_method_may_win(server):
+    """DESIGN, precedence."""
+    refused = server.client().enroll(make_csr(), authorization=badge("visitor", "forged"))
+    assert (refused.status, refused.text) == (401, "badge refused")
+    token = server.make_token("by-token")
+    assert server.client().enroll(make_csr(), token=token.value).status == 200
+
+
+def test_order_comes_from_the_file(server, kipuka_servers, stranger):
+    """RULES K4: asked in the order that is written, never in the order of installation."""
+    for order, text in (
+        (["badge", "mtls", "otp"], "badge refused"),
+        (["mtls", "badge", "otp"], "certificate signed by unknown authority"),
+    ):
+        other = server
+        if order != server.deployment.settings["auth"]["order"]:
+            other = kipuka_servers(settings(auth={"order": order}), environ=stranger)
+        foreign = other.client(make_root("Foreign").issue_client())
+        answer = foreign.enroll(make_csr(), authorization=badge("visitor", "forged"))
+        assert (answer.status, answer.text) == (401, text)
+
+
+def test_without_a_written_order_the_start_is_refused(kipuka_servers, stranger):
+    """RULES K4: with any other authenticator on, `[auth] order` must be written."""
+    server = kipuka_servers(settings(auth=None), start=False, environ=stranger)
+    with pytest.raises(ServerDied, match=r"auth\.order"):
+        server.start()
+
+
+def test_switched_off_it_is_not_imported(kipuka_servers, broken):
+    """`[plugins] disabled` wins over all; a broken plugin that nobody uses stops nothing."""
+    server = kipuka_servers({"plugins": {"disabled": ["broken_import"]}, "broken_import": {}}, environ=broken)
+    assert server.client().cacerts().status == 200
+    rows = {row["name"]: row for row in json.loads(server.deployment.kipuka("plugins", "--json").stdout)}
+    assert rows["broken_import"]["state"] == "disabled"
+    assert rows["broken_open"]["state"] == "unused"
+
+
+# -- diagnosed ---------------------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "broken_missing": ("import", "stranger_broken.not_there"),
+    "broken_import": ("import", "a_module_that_nobody_has_installed"),
+    "broken_async": ("register", "async"),
+    "broken_hook": ("register", "kipuka_coffee"),
+    "broken_argument": ("register", "application"),
+    "broken_collect": ("collect", "cannot say what I have"),
+    "broken_record": ("collect", "dict"),
+    "broken_name": ("collect", "something_else"),
+}
+
+
+def test_every_broken_plugin_is_diagnosed_at_once(kipuka_servers, broken):
+    """DESIGN: all faults together, each with plugin, distribution, version, stage, problem and remedy; no traceback."""
+    sections = {name: {} for name in BROKEN}
+    server = kipuka_servers(
+        {**sections, "auth": {"order": ["mtls", "otp", *BROKEN]}, "otp": {"token_length": 3}},
+        start=False,
+        environ=broken,
+    )
+    with pytest.raises(ServerDied) as died:
+        server.start()
+    said = str(died.value)
+    checked = server.deployment.kipuka("check", expect=None)
+    assert checked.returncode != 0
+    for text in (said, checked.stdout + checked.stderr):
+        for name, (stage, problem) in BROKEN.items():
+            (line,) = [line for line in text.splitlines() if f"plugin {name} " in line]
+            assert "stranger-broken 0.7" in line
+            assert f", {stage}:" in line
+            assert problem in line
+            assert "; " in line
+        assert "otp.token_length" in text
+        assert "Traceback" not in text
+
+
+def test_kipuka_plugins_works_even_then(kipuka_servers, broken):
+    """DESIGN: the list says which are broken, and why."""
+    sections = {name: {} for name in BROKEN}
+    server = kipuka_servers({**sections, "auth": {"order": ["mtls", "otp", *BROKEN]}}, start=False, environ=broken)
+    listed = server.deployment.kipuka("plugins", "--json", expect=None)
+    rows = {row["name"]: row for row in json.loads(listed.stdout)}
+    for name, (stage, problem) in BROKEN.items():
+        assert rows[name]["state"] == "broken"
+        assert rows[name]["problem"].startswith(f"{stage}:")
+        assert problem in rows[name]["problem"]
+    assert rows["otp"]["state"] == "used"
+    assert "Traceback" not in listed.stderr
+
+
+def test_two_plugins_of_one_name_stop_the_start_and_both_are_named(kipuka_servers, site):
+    """Stage find: neither is imported, both distributions are named."""
+    server = kipuka_servers(settings(), start=False, environ=site("badge_and_smithy", "rival"))
+    with pytest.raises(ServerDied) as died:
+        server.start()
+    text = str(died.value)
+    assert "find" in text
+    assert "stranger-badge-and-smithy" in text
+    assert "stranger-rival" in text
+    assert "imported although" not in text
+
+
+def test_a_name_that_nobody_provides_is_a_fault_of_the_find_stage(kipuka_servers, stranger):
+    """A misspelt backend, with the name that was probably meant."""
+    server = kipuka_servers(settings(ca=[{"id": "forge", "backend": "smithey"}]), start=False, environ=stranger)
+    with pytest.raises(ServerDied, match="smithey") as died:
+        server.start()
+    assert "smithy" in str(died.value).replace("smithey", "")
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({}, "badge.secret"),
+        ({"secret": SECRET, "colour": "red"}, "badge.colour"),
+        ({"secret": "short"}, "badge.secret"),
+    ],
+)
+def test_a_wrong_section_is_diagnosed_as_the_hosts_own_are(kipuka_servers, stranger, section, expected):
+    """Stage configure: the plugin's own model and check speak, with file and key."""
+    server = kipuka_servers(settings(badge=section), start=False, environ=stranger)
+    with pytest.raises(ServerDied) as died:
+        server.start()
+    assert expected in str(died.value)
+    assert "Traceback" not in str(died.value)
+
+
+def test_a_plugin_that_cannot_be_opened_is_named(kipuka_servers, stranger):
+    """Stage open."""
+    server = kipuka_servers(settings(badge={"secret": SECRET, "misbehave": "open"}), start=False, environ=stranger)
+    with pytest.raises(ServerDied) as died:
+        server.start()
+    text = str(died.value)
+    for word in ("plugin badge", "stranger-badge-and-smithy 3.1", "open", "no badge reader is plugged in"):
+        assert word in text
+    assert "Traceback" not in text
+
+
+# -- misbehaving while it runs -----------------------------------------------------------------------------------------
+
+
+def test_an_authenticator_that_raises_is_a_503_and_others_go_on(kipuka_servers, stranger):
+    """RULES C3: the client hears nothing of its insides; the log does; the other methods are not touched."""
+    server = kipuka_servers(settings(badge={"secret": SECRET, "misbehave": "raise"}), environ=stranger)
+    server.tracebacks_expected = True
+    answer = server.client().enroll(make_csr(), authorization=badge("visitor"))
+    assert answer.status == 503
+    assert answer.header("Retry-After")
+    assert "fire" not in answer.text
+    assert "on fire" in server.stderr
+    assert server.client().enroll(make_csr(), token=server.make_token().value).status == 200
+
+
+@pytest.fixture(scope="module")
+def smithy(kipuka_servers, stranger):
+    server = kipuka_servers(
+        settings(
+            ca=[
+                {"id": "forge", "backend": "smithy", "behave_file": "behave"},
+                {"id": "far", "backend": "faraway", "behave_file": "behave"},
+            ],
+            est={"default_ca": "forge", "ca_timeout": 1, "label": [{"name": "far", "ca": "far"}]},
+        ),
+        environ=stranger,
+    )
+    server.tracebacks_expected = True
+    return server
+
+
+def behave(server, how):
+    (server.deployment.directory / "behave").write_text(how)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("unavailable", "backend_unavailable"),
+        ("raise", "ca_failed"),
+        ("hang", "ca_timeout"),
+        ("other_key", "ca_mismatch"),
+        ("other_subject", "ca_mismatch"),
+        ("other_names", "ca_mismatch"),
+        ("ca", "ca_mismatch"),
+        ("other_issuer", "ca_mismatch"),
+    ],
+)
+def test_a_fault_of_a_ca_costs_the_client_nothing(smithy, how, reason):
+    """RULES C3, F6: 503, audited, nothing recorded, and the token is still good."""
+    token = smithy.make_token(f"at-{how.replace('_', '-')}", san=["DNS:a.example"])
+    csr = make_csr(dns=("a.example",))
+    before = smithy.last_sequence
+    behave(smithy, how)
+    answer = smithy.client().enroll(csr, token=token.value)
+    behave(smithy, "sign")
+    assert answer.status == 503, answer.text
+    assert int(answer.header("Retry-After")) >= 1
+    assert "hammer" not in answer.text
+    failed = smithy.wait_for_audit("enrolment_failed", after=before)
+    assert failed["data"]["reason"] == reason
+    view = smithy.view_token(token)
+    assert (view["used"], view["held"]) == (0, 0)
+    issued = smithy.client().enroll(csr, token=token.value)
+    assert issued.status == 200, issued.text
+    names = issued.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(names) == [x509.DNSName("a.example")]
+
+
+def test_what_a_remote_ca_left_unknown_is_not_given_back(smithy):
+    """DESIGN: a time-out of a remote CA is unknown, not failed; the use stays held until it is known."""
+    token = smithy.make_token("unknown", label="far")
+    csr = make_csr(common_name="unknown")
+    behave(smithy, "hang")
+    answer = smithy.client().enroll(csr, label="far", token=token.value)
+    behave(smithy, "sign")
+    assert answer.status == 503
+    view = smithy.view_token(token)
+    assert (view["used"], view["held"]) == (0, 1)
+
+
+def test_a_remote_ca_that_promises_is_answered_with_202_and_asked_again(smithy):
+    """RFC 7030, 4.2.3: Retry-After; the same request collects; pending holds the use without a lease."""
+    token = smithy.make_token("patient", label="far")
+    csr = make_csr(common_name="patient")
+    behave(smithy, "pending")
+    for _ in range(2):
+        answer = smithy.client().enroll(csr, label="far", token=token.value)
+        assert (answer.status, answer.header("Retry-After")) == (202, "7")
+        view = smithy.view_token(token)
+        assert (view["used"], view["held"]) == (0, 1)
+    behave(smithy, "sign")
+    issued = smithy.client().enroll(csr, label="far", token=token.value)
+    assert issued.status == 200, issued.text
+    assert smithy.recorded(issued.certificate) is not None
+    view = smithy.view_token(token)
+    assert (view["used"], view["held"]) == (1, 0)
+
+
+def test_a_sink_that_is_down_loses_nothing(kipuka_servers, stranger):
+    """Guarantee 7: sinks are fed from the durable store, at least once, in order; enrolments do not wait for them."""
+    server = kipuka_servers(
+        settings(
+            audit={
+                "sink": [
+                    {"type": "file", "path": "audit.jsonl"},
+                    {"type": "ledger", "book": "ledger.txt", "closed_while": "closed"},
+                ]
+            }
+        ),
+        start=False,
+        environ=stranger,
+    )
+    server.tracebacks_expected = True
+    closed, book = server.deployment.directory / "closed", server.deployment.directory / "ledger.txt"
+    closed.touch()
+    server.start()
+    for number in range(3):
+        answer = server.client().enroll(make_csr(), authorization=badge(f"visitor-{number}"))
+        assert answer.status == 200
+    assert not book.exists()
+    server.restart()
+    assert not book.exists()
+    last = server.last_sequence
+    closed.unlink()
+
+    def sequences():
+        return [int(line.split()[1]) for line in book.read_text().splitlines()] if book.exists() else []
+
+    wait_until(lambda: last in sequences(), timeout=60, what="everything in the ledger")
+    seen = list(dict.fromkeys(sequences()))
+    assert seen == sorted(seen)
+    assert seen[:last] == list(range(1, last + 1))

@@ -1,0 +1,1 @@
+"""Another distribution that calls its authenticator badge."""

@@ -1,0 +1,185 @@
+"""Precedence and the denial a client hears (RULES C3, the chapter's order)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+
+from kipuka.api import (
+    Authenticated,
+    BackendUnavailable,
+    CertificateRequired,
+    Connection,
+    Continue,
+    Credentials,
+    DenialKind,
+    Denied,
+    Identity,
+    LockedOut,
+    NotAuthenticated,
+    NotPermitted,
+    NotPresented,
+    Operation,
+)
+from kipuka.authentication import Authentication, Denial, Recognised, Unrecognised, failure_events, refusal
+
+CREDENTIALS = Credentials(
+    connection=Connection(
+        id="c", listener="est", client_address="127.0.0.1", client_port=1, tls_version="TLSv1.3", cipher="x"
+    ),
+    operation=Operation.SIMPLEENROLL,
+    label=None,
+)
+GOOD = Authenticated(identity=Identity(method="x", name="x"))
+WRONG = Denied(detail="wrong", reason="wrong")
+LOCKED = Denied(detail="locked", reason="locked", kind=DenialKind.LOCKED, retry_after=timedelta(seconds=9))
+BUSY = Denied(detail="busy", reason="busy", kind=DenialKind.BUSY, retry_after=timedelta(seconds=1))
+NOT_PERMITTED = Denied(detail="not you", reason="not_permitted", kind=DenialKind.NOT_PERMITTED)
+
+
+@dataclass
+class Answering:
+    """An authenticator with a ready answer."""
+
+    answer: object
+    challenge: str | None = None
+    asked: list[Credentials] = field(default_factory=list)
+
+    async def authenticate(self, credentials):
+        self.asked.append(credentials)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+class Hanging:
+    challenge = None
+
+    async def authenticate(self, _credentials):
+        await asyncio.Event().wait()
+
+
+async def accept(_authenticated):
+    return None
+
+
+def chain(**methods) -> Authentication:
+    return Authentication(methods, timeout=timedelta(seconds=0.05))
+
+
+async def test_the_first_method_that_recognises_the_client_wins_and_later_ones_are_not_asked():
+    otp = Answering(GOOD)
+    outcome = await chain(mtls=Answering(GOOD), otp=otp).authenticate(CREDENTIALS, accept=accept)
+    assert isinstance(outcome, Recognised)
+    assert outcome.method == "mtls"
+    assert otp.asked == []
+
+
+async def test_a_denial_does_not_stop_the_next_method_and_is_kept_for_audit():
+    outcome = await chain(mtls=Answering(WRONG), otp=Answering(GOOD)).authenticate(CREDENTIALS, accept=accept)
+    assert isinstance(outcome, Recognised)
+    assert outcome.method == "otp"
+    assert [event.method for event in failure_events(outcome.denials, CREDENTIALS)] == ["mtls"]
+
+
+async def test_a_denied_certificate_ends_the_search_where_it_is_final():
+    """RULES A2: in mode required a bad certificate is refused whatever else is presented."""
+    otp = Answering(GOOD)
+    outcome = await chain(mtls=Answering(WRONG), otp=otp).authenticate(
+        CREDENTIALS, certificate_is_final=True, accept=accept
+    )
+    assert isinstance(outcome, Unrecognised)
+    assert otp.asked == []
+
+
+async def test_a_method_that_is_not_allowed_here_is_not_asked():
+    otp = Answering(GOOD)
+    outcome = await chain(otp=otp).authenticate(CREDENTIALS, allowed=frozenset({"mtls"}), accept=accept)
+    assert outcome == Unrecognised()
+    assert otp.asked == []
+
+
+async def test_a_use_that_cannot_be_held_is_a_denial_and_the_next_method_is_asked():
+    async def refuse_first(authenticated):
+        return BUSY if authenticated is GOOD else None
+
+    other = Authenticated(identity=Identity(method="y", name="y"))
+    outcome = await chain(a=Answering(GOOD), b=Answering(other)).authenticate(CREDENTIALS, accept=refuse_first)
+    assert isinstance(outcome, Recognised)
+    assert (outcome.method, outcome.denials) == ("b", (Denial(method="a", denied=BUSY),))
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (Answering(RuntimeError("secret")), "plugin_failed"),
+        (Answering(BackendUnavailable("away")), "backend_unavailable"),
+        (Hanging(), "timed_out"),
+    ],
+)
+async def test_a_method_that_breaks_is_a_busy_denial_and_the_others_go_on(broken, reason):
+    outcome = await chain(a=broken, b=Answering(GOOD)).authenticate(CREDENTIALS, accept=accept)
+    assert isinstance(outcome, Recognised)
+    (denial,) = outcome.denials
+    assert (denial.denied.kind, denial.denied.reason) == (DenialKind.BUSY, reason)
+    assert "secret" not in denial.denied.detail
+
+
+def test_basic_is_the_first_challenge():
+    """RULES C3: Basic first, since some clients look at the first challenge only."""
+    methods = chain(
+        gssapi=Answering(GOOD, "Negotiate"), mtls=Answering(GOOD), otp=Answering(GOOD, 'Basic realm="kipuka"')
+    )
+    assert methods.challenges() == ('Basic realm="kipuka"', "Negotiate")
+    assert methods.challenges(frozenset({"mtls"})) == ()
+
+
+def told(*denials: Denied, certificate_only: bool = False, challenges: tuple[str, ...] = ("Basic x",)):
+    outcome = Unrecognised(denials=tuple(Denial(method="m", denied=denied) for denied in denials))
+    return refusal(outcome, challenges=challenges, certificate_only=certificate_only)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "detail"),
+    [
+        pytest.param(told(), NotAuthenticated, "", id="nothing presented"),
+        pytest.param(
+            told(certificate_only=True), CertificateRequired, "client certificate required", id="only a certificate"
+        ),
+        pytest.param(
+            told(challenges=()), CertificateRequired, "client certificate required", id="no challenge to offer"
+        ),
+        pytest.param(told(WRONG, NOT_PERMITTED), NotAuthenticated, "wrong", id="the first is answered"),
+        pytest.param(told(NOT_PERMITTED, WRONG), NotPermitted, "not you", id="not permitted"),
+        pytest.param(told(WRONG, LOCKED), LockedOut, "locked", id="locked comes before"),
+        pytest.param(told(WRONG, BUSY), BackendUnavailable, "busy", id="busy comes before"),
+        pytest.param(told(BUSY, LOCKED), BackendUnavailable, "busy", id="among urgent ones the first"),
+        pytest.param(told(WRONG, certificate_only=True), CertificateRequired, "wrong", id="denied certificate"),
+    ],
+)
+def test_a_client_hears_one_denial(error, kind, detail):
+    """RULES C3: which denial is answered."""
+    assert type(error) is kind
+    assert error.detail == detail
+
+
+def test_a_second_leg_is_asked_for_with_its_own_challenge():
+    outcome = Unrecognised(continuations=("Negotiate abc",))
+    error = refusal(outcome, challenges=("Basic x", "Negotiate"), certificate_only=False)
+    assert isinstance(error, NotAuthenticated)
+    assert error.challenges == ("Negotiate abc",)
+
+
+def test_a_denial_that_asks_to_come_back_says_when():
+    with pytest.raises(ValueError, match="needs retry_after"):
+        Denied(detail="x", reason="x", kind=DenialKind.LOCKED)
+
+
+async def test_an_unexpected_answer_leg_is_reported_as_a_continuation():
+    outcome = await chain(a=Answering(Continue(challenge="Negotiate abc")), b=Answering(NotPresented())).authenticate(
+        CREDENTIALS, accept=accept
+    )
+    assert outcome == Unrecognised(continuations=("Negotiate abc",))
