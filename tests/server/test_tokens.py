@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from kipuka.testing.client import basic
 from kipuka.testing.pki import make_csr
@@ -194,6 +195,26 @@ def test_the_certificate_has_the_tokens_name_whatever_the_csr_says(server, clien
     token = server.make_token("workstation-42")
     issued = client.enroll(make_csr(common_name="domain-controller"), token=token.value).certificate
     assert issued.subject.rfc4514_string() == "CN=workstation-42"
+
+
+@pytest.mark.parametrize(
+    "client_id",
+    [
+        pytest.param("intruder,OU=Admins,O=Example", id="comma"),
+        pytest.param("intruder+OU=Admins", id="plus"),
+        pytest.param('"intruder",OU=Admins', id="quotes"),
+        pytest.param("intruder\\,OU=Admins", id="backslash"),
+        pytest.param("#0c05496e6a6563", id="hexadecimal"),
+        pytest.param("CN=intruder;OU=Admins", id="semicolon"),
+        pytest.param("intruder\\2COU=Admins", id="escaped octet"),
+    ],
+)
+def test_a_client_id_is_one_value_of_one_name_whatever_is_in_it(server, client, client_id):
+    """Guarantee 5: nothing in a client id begins another part of the certificate's subject."""
+    token = server.make_token(client_id)
+    issued = client.enroll(make_csr(), token=token.value).certificate
+    assert [(part.oid, part.value) for part in issued.subject] == [(NameOID.COMMON_NAME, client_id)]
+    assert server.recorded(issued) is not None
 
 
 def test_a_token_may_carry_its_own_subject_and_names(server, client):

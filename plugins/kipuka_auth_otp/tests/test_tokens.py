@@ -7,8 +7,12 @@ import re
 from datetime import timedelta
 
 import pytest
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 from kipuka_auth_otp.events import OTPCreated, OTPListed, OTPRevoked, OTPViewed
 from kipuka_auth_otp.ledger import TOKENS
+from kipuka_auth_otp.names import check_client_id, common_name
 from kipuka_auth_otp.plugin import kipuka_admin_routes
 from kipuka_auth_otp.tokens import NewToken, TokenQuery
 from pydantic import ValidationError
@@ -167,6 +171,18 @@ def test_names_are_kept_in_one_form():
         "DNS:*.a.example",
     ]
     assert NewToken(client_id="a", san=wanted.san, subject=wanted.subject) == wanted
+
+
+@given(
+    client_id=st.text(
+        st.characters(exclude_categories=["C", "Z"]) | st.sampled_from(' ,+"\\\\;<>=#'), min_size=1, max_size=64
+    ).filter(lambda text: text == text.strip() and len(text.encode()) <= 64)
+)
+def test_a_client_id_becomes_the_one_value_of_the_one_part_of_a_name(client_id):
+    """DESIGN guarantee 5."""
+    assert check_client_id(client_id) == client_id
+    subject = common_name(client_id)
+    assert [(part.oid, part.value) for part in subject] == [(NameOID.COMMON_NAME, client_id)]
 
 
 async def test_a_long_client_id_goes_with_a_subject_of_its_own(bench):
