@@ -49,10 +49,13 @@ __all__ = [
     "CertificateRecord",
     "Denial",
     "LabelAuthentication",
+    "PathCache",
     "Recognised",
+    "RecordLookup",
     "Unrecognised",
     "failure_events",
     "judge_certificate",
+    "records_of",
     "refusal",
 ]
 
@@ -135,6 +138,16 @@ async def judge_certificate(
         anchor=verdict.path[-1] if verdict.path else None,
         path=verdict.path,
     )
+
+
+def records_of(store: Store) -> RecordLookup:
+    """What the store says of the certificate with a SHA-256 fingerprint, hexadecimal."""
+
+    async def look_up(fingerprint: str) -> CertificateRecord:
+        found = await store.read(partial(certificates.find_by_fingerprint, fingerprint=fingerprint))
+        return CertificateRecord(recorded=found is not None, revoked=found is not None and found.state == "revoked")
+
+    return look_up
 
 
 class Authentication:
@@ -306,7 +319,7 @@ class LabelAuthentication:
             anchors=self.anchors,
             cache=cache,
             now=self.clock(),
-            lookup=self._look_up,
+            lookup=records_of(self.store),
         )
         presented = replace(credentials, client_certificate=judged)
         reenrolment = credentials.operation is Operation.SIMPLEREENROLL
@@ -334,10 +347,6 @@ class LabelAuthentication:
             return True, ()
         challenges = self.chain.challenges(self.methods)
         return not challenges, challenges
-
-    async def _look_up(self, fingerprint: str) -> CertificateRecord:
-        found = await self.store.read(partial(certificates.find_by_fingerprint, fingerprint=fingerprint))
-        return CertificateRecord(recorded=found is not None, revoked=found is not None and found.state == "revoked")
 
 
 def _audit_all(tx: Tx, *, events: Sequence[AuditEvent]) -> None:

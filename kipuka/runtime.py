@@ -22,6 +22,7 @@ from cryptography import x509
 from structlog.typing import FilteringBoundLogger
 
 from kipuka import plugins as plugin_loading
+from kipuka.administrators import Administrators, BearerTokens, check_own_authorities
 from kipuka.api import (
     AdminRoute,
     Authenticator,
@@ -42,8 +43,8 @@ from kipuka.api.errors import ConfigError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
 from kipuka.audit.pipeline import Outbox, open_outbox
-from kipuka.authentication import Authentication, LabelAuthentication
-from kipuka.config import Label, Settings
+from kipuka.authentication import Authentication, LabelAuthentication, records_of
+from kipuka.config import AdminSection, Label, Settings
 from kipuka.config import load as load_config
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService
 from kipuka.jobs import open_jobs, recovery
@@ -169,6 +170,7 @@ class Runtime:
     enrolment: Enrolment
     labels: Mapping[str | None, LabelService]
     routes: tuple[PluginRoute, ...]
+    administrators: Administrators | None  # None: there is no admin API
     host_services: Services
     outbox: Outbox
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
@@ -232,6 +234,11 @@ async def open_runtime(
         for item in settings.cas:
             kind = plugins.ca_backends[item.backend]
             backends[item.id] = await _open(stack, plugins, item.backend, partial(kind.open, item.settings), services)
+        administrators = None
+        if settings.admin is not None:
+            lockouts = services("admin").lockouts(ADMIN_LOCKOUT)
+            administrators = _administrators(settings.admin, store=store, lockouts=lockouts, clock=clock)
+            await check_own_authorities(administrators, backends, patience=settings.est.ca_timeout)
         methods: dict[str, Authenticator] = {}
         for name, section in settings.authenticators.items():
             kind = plugins.authenticators[name]
@@ -276,6 +283,7 @@ async def open_runtime(
                 for name, route in plugins.admin_routes
                 if name in opened
             ),
+            administrators=administrators,
             host_services=services("admin"),
             outbox=outbox,
             anchors=_union(door.anchors for door in doors.values()),
@@ -356,6 +364,25 @@ def _label_authentication(
         anchors=anchors,
         certificate_is_required=client_auth is not None and client_auth.mode == "required",
         store=store,
+        clock=clock,
+    )
+
+
+def _administrators(
+    section: AdminSection, *, store: Store, lockouts: Lockouts, clock: Callable[[], datetime]
+) -> Administrators:
+    tokens: BearerTokens | None = None
+    if section.bearer_token is not None and section.bearer_token.enabled:
+        items = section.bearer_token.tokens
+        configured = {item.token_hash.removeprefix("sha256:"): item.description for item in items}
+        tokens = BearerTokens(configured=configured, store=store, lockouts=lockouts)
+    file = None if section.tls is None or section.tls.mode == "none" else section.tls.trust_anchors
+    return Administrators(
+        mode=section.certificates,
+        anchors=None if file is None else read_anchors(file),
+        allow=() if section.tls is None else section.tls.patterns,
+        tokens=tokens,
+        records=records_of(store),
         clock=clock,
     )
 

@@ -38,6 +38,7 @@ HOST = (
     ("[auth]", sections.AuthSection),
     ("otp", None),
     ("[admin]", sections.AdminSection),
+    ("[admin.tls]", sections.AdminTLSSection),
     ("[admin.bearer_token]", sections.BearerTokenSection),
     ("[[admin.bearer_token.tokens]]", sections.BearerTokenItem),
     ("[[audit.sink]]", sections.SinkHead),
@@ -232,8 +233,8 @@ def _later() -> Iterator[str]:
 
 def _later_name(path: tuple[str, ...]) -> str:
     arrays = {("est", "label"), ("profile",), ("audit", "sink")}
-    if path in {("gssapi",), ("admin", "tls")}:
-        return f"`[{'.'.join(path)}]`"
+    if path == ("gssapi",):
+        return "`[gssapi]`"
     table = ".".join(path[:-1])
     return f"`{path[-1]}` of `[[{table}]]`" if path[:-1] in arrays else f"`{path[-1]}` of `[{table}]`"
 

@@ -266,17 +266,26 @@ class EnrolmentRecovered(AuditEvent):
 
 
 class AdminAccess(AuditEvent):
-    """An administrator's request that was carried out; `status` is the answer's."""
+    """An administrator's request that was carried out; `status` is the answer's.
+
+    `proofs` has the name that each accepted proof stands for ("certificate:CN=alice", "bearer:inventory system"), `refused` a
+    method and a reason for each that was presented beside them and is not good ("certificate:unknown_authority").
+    """
 
     name: ClassVar[str] = "admin_access"
     outcome: ClassVar[Outcome] = "success"
     method: str
     path: str
     status: int
+    proofs: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
 
 class AdminDenied(AuditEvent):
-    """A request to the admin interface that was refused; `status` is the answer's."""
+    """A request to the admin interface that was refused; `status` is the answer's, `reason` why.
+
+    `refused` has a method and a reason for each proof of identity that was presented and is not good.
+    """
 
     name: ClassVar[str] = "admin_denied"
     outcome: ClassVar[Outcome] = "failure"
@@ -284,6 +293,7 @@ class AdminDenied(AuditEvent):
     path: str
     status: int
     reason: str
+    refused: tuple[str, ...] = ()
 
 
 class AdminTokenCreated(AuditEvent):

@@ -10,7 +10,9 @@ from __future__ import annotations
 from kipuka.config.load import RawConfig, load
 from kipuka.config.sections import (
     Address,
+    AdminMode,
     AdminSection,
+    AdminTLSSection,
     AuditSection,
     AuthSection,
     BearerTokenItem,
@@ -30,7 +32,9 @@ from kipuka.config.settings import CAItem, Label, Settings, SinkItem
 
 __all__ = [
     "Address",
+    "AdminMode",
     "AdminSection",
+    "AdminTLSSection",
     "AuditSection",
     "AuthSection",
     "BearerTokenItem",

@@ -261,14 +261,17 @@ class _Reading:
         written = "admin" in self.document.values
         if server is not None and server.admin_listen is not None:
             if not written:
-                remedy = "write [admin.bearer_token], or take admin_listen out"
+                remedy = "write [admin.bearer_token] or [admin.tls], or take admin_listen out"
                 self._say(("server", "admin_listen"), "there is no [admin] section", remedy)
             if server.admin_listen == server.listen and server.listen.port:
                 remedy = "take admin_listen out: /admin is on the EST listener then"
                 self._say(("server", "admin_listen"), "it is the address of listen", remedy)
-        if admin is not None and (admin.bearer_token is None or not admin.bearer_token.enabled):
+        if admin is not None and not admin.takes_bearer_tokens and admin.certificates == "none":
             # RULES E2: the start is refused when admin is on with no method
-            remedy = "write [admin.bearer_token] with enabled = true, or take [admin] out"
+            remedy = (
+                "write [admin.bearer_token] with enabled = true, or [admin.tls] with trust_anchors and "
+                'mode = "required", or take [admin] out'
+            )
             self._say(("admin",), "the admin API is on, but nobody could sign in", remedy)
 
 

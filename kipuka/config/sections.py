@@ -17,13 +17,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from kipuka.api.settings import ConfigPath, Seconds, Secret, Section
+from kipuka.x509.patterns import CertificatePattern, parse_certificate_pattern
 
 __all__ = [
     "Address",
+    "AdminMode",
     "AdminSection",
+    "AdminTLSSection",
     "AuditSection",
     "AuthSection",
     "BearerTokenItem",
@@ -343,11 +346,67 @@ class BearerTokenSection(Section):
     """Tokens given here, beside those made by `kipuka admin token create`."""
 
 
+AdminMode = Literal["required", "optional", "none"]
+
+
+def _check_allow(value: str) -> str:
+    try:
+        parse_certificate_pattern(value)
+    except ValueError as error:
+        msg = f"it is no pattern of a subject or alternative name: {error}; write one such as CN=*,OU=Admins,O=Example"
+        raise ValueError(msg) from error
+    return value
+
+
+class AdminTLSSection(Section):
+    """Administrators who present a client certificate. Their anchors have nothing to do with those of `[tls.client_auth]`:
+    neither stand in for the other.
+    """
+
+    trust_anchors: ConfigPath | None = None
+    """PEM file of the CA certificates whose client certificates are administrators'. Never implied."""
+
+    mode: AdminMode = "none"
+    """`required`: a good certificate is needed, and a bearer token too where `[admin.bearer_token]` is on. `optional`: either is
+    enough. `none`: certificates are not looked at."""
+
+    allow: tuple[Annotated[str, Field(max_length=1024), AfterValidator(_check_allow)], ...] = ()
+    """Which certificates under the anchors are administrators': patterns of a whole subject, such as
+    `CN=*,OU=Admins,O=Example`, or of an alternative name: `dns:*.ops.example.com`, `email:*@example.com`,
+    `uri:spiffe://example.com/admin/*`. A `*` stands for any characters within one value or one part of a name. Default: all
+    of them, which is refused where a CA of this server is below one of the anchors."""
+
+    @property
+    def patterns(self) -> tuple[CertificatePattern, ...]:
+        """`allow`, read."""
+        return tuple(parse_certificate_pattern(text) for text in self.allow)
+
+    @model_validator(mode="after")
+    def _anchors_where_they_are_needed(self) -> AdminTLSSection:
+        if self.mode != "none" and self.trust_anchors is None:
+            msg = f'mode "{self.mode}" needs trust_anchors, a PEM file of CA certificates; write it, or mode = "none"'
+            raise ValueError(msg)
+        return self
+
+
 class AdminSection(Section):
     """The admin API. Without this section there is none."""
 
+    tls: AdminTLSSection | None = None
+    """Administrators who present a client certificate."""
+
     bearer_token: BearerTokenSection | None = None
-    """Administrators who present a bearer token. Needed: it is the one method of this version."""
+    """Administrators who present a bearer token."""
+
+    @property
+    def certificates(self) -> AdminMode:
+        """`[admin.tls] mode`."""
+        return "none" if self.tls is None else self.tls.mode
+
+    @property
+    def takes_bearer_tokens(self) -> bool:
+        """Whether `[admin.bearer_token]` is on."""
+        return self.bearer_token is not None and self.bearer_token.enabled
 
 
 class SinkHead(Section):

@@ -1,44 +1,36 @@
-"""The admin interface: who may use it, and how a route's record becomes HTTP.
+"""The admin interface: how a route's record becomes HTTP.
 
-In the room: bearer tokens (RULES E3), validation of query and body by the route's models, JSON answers, the audit event
-of each access. Not in the room: what the routes do (`kipuka.http.admin_routes` for the host's own, plugins for theirs).
+In the room: validation of query and body by the route's models, JSON answers, the audit event of each access and of each
+refusal. Not in the room: who may administer (`kipuka.administrators`), and what the routes do (`kipuka.http.admin_routes`
+for the host's own, plugins for theirs).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 from quart import Request, Response
 
+from kipuka.administrators import Administrator, Administrators, TurnedAway
 from kipuka.api import (
     AdminAccess,
+    AdminDenied,
     AdminRequest,
     AdminRoute,
-    Authorization,
-    DenialKind,
-    LockedOut,
-    Lockouts,
     MalformedRequest,
-    NotAuthenticated,
     Services,
 )
 from kipuka.api.errors import RequestError
-from kipuka.http.door import Visit, authorization_of, check_body, refuse_cross_site, require_media_type
-from kipuka.http.responses import no_content
-from kipuka.store import admin_tokens
+from kipuka.http.door import Visit, authorization_of, check_body, path_of, refuse_cross_site, require_media_type
+from kipuka.http.responses import STATUS, no_content
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store
 
-__all__ = ["AdminResources", "BearerTokens", "MountedRoute"]
-
-CHALLENGE = 'Bearer realm="kipuka admin"'
+__all__ = ["AdminResources", "MountedRoute"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,62 +42,23 @@ class MountedRoute:
     services: Services
 
 
-class BearerTokens:
-    """Decides which administrator a bearer token belongs to: those of the file, and those in the store."""
-
-    def __init__(self, *, configured: Mapping[str, str], store: Store, lockouts: Lockouts) -> None:
-        """`configured` maps the SHA-256 of a token, in hexadecimal, to its description."""
-        self._configured = {digest.encode("ascii"): description for digest, description in configured.items()}
-        self._store = store
-        self._lockouts = lockouts
-
-    async def administrator(self, authorization: Authorization | None, address: str) -> str:
-        """The administrator's name for the audit log. Raises `NotAuthenticated` or `LockedOut`."""
-        if authorization is None:
-            raise NotAuthenticated("a bearer token is required", challenges=[CHALLENGE], reason="no_credential")
-        if authorization.scheme != "bearer":
-            detail = "the admin interface takes bearer tokens only"
-            raise NotAuthenticated(detail, challenges=[CHALLENGE], reason="other_scheme")
-        locked = await self._lockouts.check(address)
-        if locked is None:
-            name = await self._find(authorization.parameters)
-            if name is not None:
-                return name
-            locked = await self._lockouts.failure(address)
-        if locked is not None and locked.kind is DenialKind.LOCKED and locked.retry_after is not None:
-            raise LockedOut(locked.detail, retry_after=locked.retry_after)
-        challenge = f'{CHALLENGE}, error="invalid_token"'
-        raise NotAuthenticated("invalid bearer token", challenges=[challenge], reason="invalid_bearer_token")
-
-    async def _find(self, token: str) -> str | None:
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-        found: str | None = None
-        for known, description in self._configured.items():
-            if hmac.compare_digest(known, digest.encode("ascii")):
-                found = description
-        if found is not None:
-            return f"bearer:{found}"
-        row = await self._store.read(partial(admin_tokens.find, sha256=digest))
-        return None if row is None else f"bearer:{row.description}"
-
-
 class AdminResources:
     """Serves the mounted routes to authenticated administrators."""
 
-    def __init__(self, *, tokens: BearerTokens, store: Store) -> None:
-        self._tokens = tokens
+    def __init__(self, *, administrators: Administrators, store: Store) -> None:
+        self._administrators = administrators
         self._store = store
 
     async def serve(self, request: Request, visit: Visit, mounted: MountedRoute, path: Mapping[str, str]) -> Response:
         """Authenticate, validate, call the handler, render; each access is audited before it is answered."""
         refuse_cross_site(request)
-        name = await self._tokens.administrator(authorization_of(request), visit.connection.client_address)
-        audit_context.set(replace(audit_context.get(), identity=f"admin:{name}"))
+        administrator = await self._administrator(request, visit)
+        audit_context.set(replace(audit_context.get(), identity=f"admin:{administrator.name}"))
         route = mounted.route
         reply = await mounted.route.handler(
             mounted.opened,
             AdminRequest(
-                administrator=name,
+                administrator=administrator.name,
                 services=mounted.services,
                 path=path,
                 query=_query(request, route.query),
@@ -114,9 +67,34 @@ class AdminResources:
         )
         response = _json(reply.body, route.status)
         response.headers.update(dict(reply.headers))
-        event = AdminAccess(method=route.method, path=route.path, status=response.status_code)
+        event = AdminAccess(
+            method=route.method,
+            path=route.path,
+            status=response.status_code,
+            proofs=administrator.proofs,
+            refused=administrator.refused,
+        )
         await self._store.audit(event)
         return response
+
+    async def _administrator(self, request: Request, visit: Visit) -> Administrator:
+        outcome = await self._administrators.recognise(
+            visit.connection, authorization_of(request), cache=visit.path_cache
+        )
+        match outcome:
+            case Administrator():
+                return outcome
+            case TurnedAway(error=error, refused=refused):
+                event = AdminDenied(
+                    method=request.method,
+                    path=path_of(request),
+                    status=STATUS[type(error)],
+                    reason=error.reason,
+                    refused=refused,
+                )
+                await self._store.audit(event)
+                error.audited = True
+                raise error
 
 
 def _query(request: Request, model: type[BaseModel] | None) -> BaseModel | None:

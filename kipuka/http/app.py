@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
 import kipuka
+from kipuka.administrators import Administrators
 from kipuka.api import (
     AdminDenied,
     ConfigurationLoaded,
@@ -30,16 +31,18 @@ from kipuka.api import (
     UnknownResource,
 )
 from kipuka.api.errors import BackendError, KipukaError, RequestError
+from kipuka.config import Address
 from kipuka.est.wire import Base64Lines
-from kipuka.http.admin import AdminResources, BearerTokens, MountedRoute
+from kipuka.http.admin import AdminResources, MountedRoute
 from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
 from kipuka.http.door import Visit, enter, path_of
 from kipuka.http.est import EstResources
+from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
-from kipuka.http.tls import ClientCertificates, HandshakeFailure, TLSMaterial, build_context
-from kipuka.runtime import ADMIN_LOCKOUT, Runtime
+from kipuka.http.tls import HandshakeFailure, TLSMaterial, build_context
+from kipuka.runtime import Runtime
 from kipuka.store.context import AuditContext, audit_context
 
 __all__ = ["create_app", "run"]
@@ -64,8 +67,8 @@ def create_app(runtime: Runtime) -> Quart:
     app.register_error_handler(Exception, _Failures(runtime).unexpected)
     app.after_request(_leave)
     _mount_est(app, runtime)
-    if runtime.settings.admin is not None:
-        _mount_admin(app, runtime)
+    if runtime.administrators is not None:
+        _mount_admin(app, runtime, runtime.administrators)
     return app
 
 
@@ -89,16 +92,8 @@ def _mount_est(app: Quart, runtime: Runtime) -> None:
         app.url_map.add(QuartRule(rule, endpoint="est", methods=None, provide_automatic_options=False))
 
 
-def _mount_admin(app: Quart, runtime: Runtime) -> None:
-    admin = runtime.settings.admin
-    bearer = None if admin is None else admin.bearer_token
-    items = () if bearer is None else bearer.tokens
-    tokens = BearerTokens(
-        configured={item.token_hash.removeprefix("sha256:"): item.description for item in items},
-        store=runtime.store,
-        lockouts=runtime.host_services.lockouts(ADMIN_LOCKOUT),
-    )
-    resources = AdminResources(tokens=tokens, store=runtime.store)
+def _mount_admin(app: Quart, runtime: Runtime, administrators: Administrators) -> None:
+    resources = AdminResources(administrators=administrators, store=runtime.store)
     host = [MountedRoute(route=route, opened=runtime.store, services=runtime.host_services) for route in host_routes()]
     plugins = [MountedRoute(route=item.route, opened=item.opened, services=item.services) for item in runtime.routes]
     for mounted in (*host, *plugins):
@@ -264,20 +259,29 @@ def _listeners(runtime: Runtime) -> list[Listener]:
         key=settings.tls.key,
         password=None if password is None else password.get_secret_value().encode(),
     )
-    mode = runtime.client_auth.mode if runtime.client_auth is not None else "none"
-    wanted: ClientCertificates = "require" if mode == "required" else "ask"
-    if mode == "none" or not runtime.anchors:
-        wanted = "none"
-    context = build_context(
-        material, min_version=settings.tls.min_version, client_certificates=wanted, anchors=runtime.anchors
-    )
-    listen = settings.server.listen
-    found = [Listener(name="est", host=listen.host, port=listen.port, context=context)]
-    admin = settings.server.admin_listen
-    if admin is not None and settings.admin is not None:
-        plain = build_context(material, min_version=settings.tls.min_version, client_certificates="none", anchors=())
-        found.append(Listener(name="admin", host=admin.host, port=admin.port, context=plain))
-    return found
+    client_auth, administrators = runtime.client_auth, runtime.administrators
+    est = Purpose(required=client_auth is not None and client_auth.mode == "required", anchors=runtime.anchors)
+    admin = None
+    if administrators is not None:
+        anchors = () if administrators.anchors is None else administrators.anchors.certificates
+        admin = Purpose(required=administrators.mode == "required", anchors=anchors)
+
+    def listener(name: str, address: Address, asks: CertificateRequest) -> Listener:
+        context = build_context(
+            material,
+            min_version=settings.tls.min_version,
+            client_certificates=asks.wanted,
+            anchors=asks.anchors,
+        )
+        return Listener(name=name, host=address.host, port=address.port, context=context)
+
+    own = settings.server.admin_listen
+    if own is None or admin is None:
+        return [listener("est", settings.server.listen, certificate_request(est=est, admin=admin))]
+    return [
+        listener("est", settings.server.listen, certificate_request(est=est, admin=None)),
+        listener("admin", own, certificate_request(est=None, admin=admin)),
+    ]
 
 
 async def _announce(runtime: Runtime, addresses: Sequence[tuple[str, int]]) -> None:

@@ -14,15 +14,17 @@ import re
 import stringprep
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from encodings import idna
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 __all__ = [
+    "DNPieces",
     "attribute_type",
     "control_character",
+    "dn_pieces",
     "format_dn",
     "format_general_name",
     "general_name_key",
@@ -31,6 +33,7 @@ __all__ = [
     "normal_uri",
     "parse_dn",
     "parse_general_name",
+    "prepared_value",
     "same_general_name",
     "same_general_names",
     "same_name",
@@ -178,8 +181,24 @@ def parse_dn(text: str) -> x509.Name:
     known by their short names in any case, or by dotted numbers; a value may be `#` and the hexadecimal BER of a
     string. The empty text is the empty name. Raises ValueError with a sentence that says what is wrong.
     """
-    reader = _DNReader(text)
-    return reader.read()
+    rdns = [
+        x509.RelativeDistinguishedName([text_attribute(oid, "".join(pieces)) for oid, pieces in attributes])
+        for attributes in _DNReader(text, stars=False).read()
+    ]
+    return x509.Name(rdns)
+
+
+DNPieces = tuple[str, ...]
+"""A value of a pattern, taken apart at its stars: one piece more than there are stars."""
+
+
+def dn_pieces(text: str) -> Sequence[Sequence[tuple[x509.ObjectIdentifier, DNPieces]]]:
+    r"""Read a distinguished name as `parse_dn` does, with `*` in a value standing for any characters.
+
+    Answers its components in the order of the certificate, each with its attributes. A star itself is written `\2A`, or
+    in a value that is `#` and hexadecimal. Raises ValueError as `parse_dn` does.
+    """
+    return _DNReader(text, stars=True).read()
 
 
 def format_dn(name: x509.Name) -> str:
@@ -202,28 +221,29 @@ def same_name(a: x509.Name, b: x509.Name) -> bool:
 class _DNReader:
     """A one-pass reader of RFC 4514 section 3."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, stars: bool) -> None:
         self._text = text
+        self._stars = stars  # whether an unescaped `*` parts a value
         self._at = 0
 
-    def read(self) -> x509.Name:
+    def read(self) -> list[list[tuple[x509.ObjectIdentifier, DNPieces]]]:
         self._skip_spaces()
         if self._ended():
-            return x509.Name([])
+            return []
         rdns = [self._rdn()]
         while not self._ended():
             self._expect(",")
             rdns.append(self._rdn())
-        return x509.Name(reversed(rdns))
+        return rdns[::-1]
 
-    def _rdn(self) -> x509.RelativeDistinguishedName:
+    def _rdn(self) -> list[tuple[x509.ObjectIdentifier, DNPieces]]:
         attributes = [self._attribute()]
         while self._text[self._at : self._at + 1] == "+":
             self._at += 1
             attributes.append(self._attribute())
-        return x509.RelativeDistinguishedName(attributes)
+        return attributes
 
-    def _attribute(self) -> x509.NameAttribute[str]:
+    def _attribute(self) -> tuple[x509.ObjectIdentifier, DNPieces]:
         self._skip_spaces()
         match = _TYPE.match(self._text, self._at)
         if match is None:
@@ -234,10 +254,12 @@ class _DNReader:
         self._skip_spaces()
         self._expect("=")
         self._skip_spaces()
-        value = self._hex_value() if self._text[self._at : self._at + 1] == "#" else self._string_value()
-        return text_attribute(oid, value)
+        if self._text[self._at : self._at + 1] == "#":
+            return oid, (self._hex_value(),)
+        return oid, self._string_value()
 
-    def _string_value(self) -> str:
+    def _string_value(self) -> DNPieces:
+        pieces: list[bytes] = []
         octets = bytearray()
         kept = 0  # how far trailing spaces are the value's own, because they were escaped
         while not self._ended() and (c := self._text[self._at]) not in ",+":
@@ -247,12 +269,17 @@ class _DNReader:
                 continue
             if c in _ESCAPED_IN_VALUES or c == "\0":
                 raise ValueError(f"the character at position {self._at + 1} must be written with a backslash")
+            self._at += 1
+            if c == "*" and self._stars:
+                pieces.append(bytes(octets))
+                octets.clear()
+                kept = 0
+                continue
             octets += c.encode("utf-8", "surrogatepass")
             if c != " ":
                 kept = len(octets)
-            self._at += 1
         try:
-            return octets[:kept].decode()
+            return tuple(piece.decode() for piece in (*pieces, octets[:kept]))
         except UnicodeDecodeError:
             raise ValueError("a value is not UTF-8 text") from None
 
@@ -354,13 +381,18 @@ def _prepared(attribute: x509.NameAttribute[str | bytes]) -> Hashable:
     value = attribute.value
     if isinstance(value, bytes):
         return value
-    if attribute.oid == NameOID.DOMAIN_COMPONENT:
+    prepared = prepared_value(attribute.oid, value)
+    # Where preparation is undefined only equal values match; the pair keeps them apart from prepared ones.
+    return (value,) if prepared is None else prepared
+
+
+def prepared_value(oid: x509.ObjectIdentifier, value: str) -> str | None:
+    """A value in the form in which RFC 5280 section 7.1 compares it, or None where a character has no such form."""
+    if oid == NameOID.DOMAIN_COMPONENT:
         return value.lower() if value.isascii() else value  # section 7.3: case-insensitive and otherwise exact
     if value.isascii() and value.isprintable():  # the common case of what _stringprep does
         return " ".join(part for part in value.lower().split(" ") if part)
-    prepared = _stringprep(value)
-    # Where preparation is undefined only equal values match; the pair keeps them apart from prepared ones.
-    return (value,) if prepared is None else prepared
+    return _stringprep(value)
 
 
 def _stringprep(value: str) -> str | None:

@@ -25,9 +25,9 @@ from OpenSSL import crypto
 
 from kipuka.api.values import CertificateProblem, PresentedCertificate
 from kipuka.x509.keys import RSA_SMALLEST
-from kipuka.x509.names import format_dn
+from kipuka.x509.names import format_dn, same_name
 
-__all__ = ["DEEPEST", "REASONS", "AnchorSet", "PathVerdict", "check_chain", "check_path", "check_validity"]
+__all__ = ["DEEPEST", "REASONS", "AnchorSet", "PathVerdict", "check_chain", "check_path", "check_validity", "leads_to"]
 
 DEEPEST = 8
 """How many certificates may stand above the leaf, the anchor included."""
@@ -224,6 +224,27 @@ def check_chain(certificates: Sequence[x509.Certificate]) -> None:
             if issuer is certificate:
                 raise ValueError(f"the chain ends in {title}, which is not a root") from error
             raise ValueError(f"{title} is not followed by its issuer: {error}") from error
+
+
+def leads_to(chain: Sequence[x509.Certificate], anchors: AnchorSet) -> x509.Certificate | None:
+    """The anchor that what the first CA of this chain issues would lead to, or None.
+
+    An anchor stands for a name and a key: another certificate of the same CA, renewed or signed by somebody else, is as
+    good as itself.
+    """
+    for authority in chain:
+        for anchor in anchors.certificates:
+            if same_name(authority.subject, anchor.subject) and _key_of(authority) == _key_of(anchor):
+                return anchor
+    try:
+        return _search(chain[0], chain[1:], anchors)[-1]
+    except (crypto.X509StoreContextError, crypto.Error, KeyError, *_ODD):
+        return None
+
+
+def _key_of(certificate: x509.Certificate) -> bytes:
+    """The certificate's SubjectPublicKeyInfo, also where its type is not known here."""
+    return crypto.dump_publickey(crypto.FILETYPE_ASN1, crypto.X509.from_cryptography(certificate).get_pubkey())
 
 
 def _search(

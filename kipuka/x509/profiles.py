@@ -10,7 +10,6 @@ normal form of a name, never copied in an encoding that somebody else may read d
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -40,11 +39,9 @@ from kipuka.x509.names import (
     text_attribute,
     visible,
 )
+from kipuka.x509.patterns import SAN_FORMS, check_pattern, dns_fits, email_fits, glob, ip_fits, uri_fits
 
-__all__ = ["SAN_FORMS", "Grant", "Profile", "authorise", "check_pattern"]
-
-SAN_FORMS = ("dns", "ip", "email", "uri")
-"""The forms of alternative names that a profile can have patterns for."""
+__all__ = ["Grant", "Profile", "authorise"]
 
 MOST_NAMES = 100  # alternative names in one request
 
@@ -236,7 +233,7 @@ def _csr_attribute(profile: Profile, attribute: x509.NameAttribute[str | bytes])
         raise NameRefused(f"{shown} is refused: the profile has no pattern for {kind}")
     if not isinstance(value, str):
         raise NameRefused(f"{shown} is refused: it is not text")
-    if not any(_glob(pattern, value) for pattern in patterns):
+    if not any(glob(pattern, value) for pattern in patterns):
         raise NameRefused(f"{shown} is refused: it fits no pattern of the profile")
     try:
         return text_attribute(attribute.oid, value)
@@ -250,15 +247,15 @@ def _csr_san(profile: Profile, asked: x509.GeneralName) -> x509.GeneralName:
         match asked:
             case x509.DNSName():
                 dns = _checked_dns(profile, asked)
-                form, fits, granted = "dns", _fits(_dns_fits, dns), x509.DNSName(dns)
+                form, fits, granted = "dns", _fits(dns_fits, dns), x509.DNSName(dns)
             case x509.IPAddress(value=ipaddress.IPv4Address() | ipaddress.IPv6Address()):
-                form, fits, granted = "ip", _fits(_ip_fits, str(asked.value)), asked
+                form, fits, granted = "ip", _fits(ip_fits, str(asked.value)), asked
             case x509.RFC822Name():
                 email = normal_email(asked.value)
-                form, fits, granted = "email", _fits(_email_fits, email), x509.RFC822Name(email)
+                form, fits, granted = "email", _fits(email_fits, email), x509.RFC822Name(email)
             case x509.UniformResourceIdentifier():
                 uri = normal_uri(asked.value)
-                form, fits, granted = "uri", _fits(_uri_fits, uri), x509.UniformResourceIdentifier(uri)
+                form, fits, granted = "uri", _fits(uri_fits, uri), x509.UniformResourceIdentifier(uri)
             case _:
                 raise NameRefused(f"{shown} is refused: names of this form are not issued")
     except ValueError as error:
@@ -270,83 +267,6 @@ def _csr_san(profile: Profile, asked: x509.GeneralName) -> x509.GeneralName:
 
 def _fits(test: Callable[[str, str], bool], name: str) -> Callable[[str], bool]:
     return lambda pattern: test(pattern, name)
-
-
-def _glob(pattern: str, text: str) -> bool:
-    """Whether `*` for any run of characters makes the pattern the text; in time that no pattern can make explode."""
-    pieces = pattern.split("*")
-    if len(pieces) == 1:
-        return pattern == text
-    first, *middle, last = pieces
-    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
-        return False
-    at, end = len(first), len(text) - len(last)
-    for piece in middle:
-        found = text.find(piece, at, end)
-        if found < 0:
-            return False
-        at = found + len(piece)
-    return True
-
-
-def _parts_fit(pattern: Sequence[str], name: Sequence[str]) -> bool:
-    return len(pattern) == len(name) and all(map(_glob, pattern, name))
-
-
-def _dns_fits(pattern: str, dns: str) -> bool:
-    allowed, asked = pattern.lower().split("."), dns.split(".")
-    # A wildcard asks for every name in its first label's place. Only a bare star there fits it, which allows them all.
-    return _parts_fit(allowed, asked)
-
-
-def _ip_fits(pattern: str, address: str) -> bool:
-    return ipaddress.ip_address(address) in ipaddress.ip_network(pattern)
-
-
-def _email_fits(pattern: str, email: str) -> bool:
-    allowed_local, _, allowed_host = pattern.rpartition("@")
-    local, _, host = email.rpartition("@")
-    return _glob(allowed_local, local) and _dns_fits(allowed_host, host)
-
-
-_URI_PARTS = re.compile(r"([^:/?#]+:)(//[^/?#]*)?(.*)")
-_URI_DELIMITERS = re.compile(r"[:/?#\[\]@!$&'()+,;=]")  # RFC 3986 section 2.2, but the star
-_AUTHORITY_DELIMITERS = re.compile(r"[:/.\[\]@!$&'()+,;=]")
-
-
-def _uri_fits(pattern: str, uri: str) -> bool:
-    allowed, asked = _URI_PARTS.fullmatch(normal_uri(pattern)), _URI_PARTS.fullmatch(uri)
-    if allowed is None or asked is None or allowed[1] != asked[1] or "*" in (asked[2] or ""):
-        return False
-    return _pieces_fit(_AUTHORITY_DELIMITERS, allowed[2] or "", asked[2] or "") and _pieces_fit(
-        _URI_DELIMITERS, allowed[3], asked[3]
-    )
-
-
-def _pieces_fit(delimiters: re.Pattern[str], pattern: str, text: str) -> bool:
-    """Whether both have the same delimiters, and what stands between them fits."""
-    return delimiters.findall(pattern) == delimiters.findall(text) and _parts_fit(
-        delimiters.split(pattern), delimiters.split(text)
-    )
-
-
-def check_pattern(form: str, pattern: str) -> None:
-    """Raise ValueError for a pattern of one of `SAN_FORMS` that no name can fit.
-
-    The pattern with its stars filled in must be a name of that form; for "ip" it is an address or a network.
-    """
-    if not pattern.isascii():
-        raise ValueError(f"the pattern {pattern} is not ASCII; write A-labels")
-    filled = pattern.replace("*", "a")
-    match form:
-        case "dns":
-            normal_dns(filled)
-        case "email":
-            normal_email(filled)
-        case "uri":
-            normal_uri(pattern)
-        case _:
-            ipaddress.ip_network(pattern)
 
 
 # --- What is issued

@@ -12,7 +12,7 @@ from OpenSSL import crypto
 
 from kipuka.api import CertificateProblem, PresentedCertificate
 from kipuka.testing.pki import CLIENT_AUTH, SERVER_AUTH, Credential, make_key, make_root
-from kipuka.x509.path import DEEPEST, REASONS, AnchorSet, check_chain, check_path, check_validity
+from kipuka.x509.path import DEEPEST, REASONS, AnchorSet, check_chain, check_path, check_validity, leads_to
 
 UNKNOWN = CertificateProblem.UNKNOWN_AUTHORITY
 UNFIT = CertificateProblem.NOT_FOR_CLIENT_AUTHENTICATION
@@ -402,3 +402,25 @@ def test_a_chain_that_does_not_end_in_a_root_or_is_not_linked_is_refused(root, r
     ]:
         with pytest.raises(ValueError, match=sentence):
             check_chain([one.certificate for one in chain])
+
+
+# --- whether a CA's certificates would lead to an anchor (RULES E2)
+
+
+def test_a_chain_leads_to_an_anchor_that_is_in_it_or_above_it(root):
+    issuing = root.issue_ca("Issuing CA")
+    chain = [issuing.certificate, root.certificate]
+    assert leads_to(chain, anchor_set(make_root("Other"), root)) == root.certificate
+    assert leads_to(chain, anchor_set(issuing)) == issuing.certificate
+    assert leads_to(chain[:1], anchor_set(root)) == root.certificate
+    assert leads_to(chain, anchor_set(make_root("Other"))) is None
+
+
+def test_an_anchor_stands_for_its_name_and_key(root):
+    """A renewed or cross-signed certificate of the same CA is as good an anchor; another key of that name is not."""
+    issuing = root.issue_ca("Issuing CA")
+    cross = make_root("Other").issue_ca("Issuing CA", key=issuing.key)
+    chain = [issuing.certificate, root.certificate]
+    assert leads_to(chain, anchor_set(cross)) == cross.certificate
+    assert leads_to(chain, anchor_set(make_root("Issuing CA"))) is None
+    assert leads_to(chain, anchor_set(make_root("Other").issue_ca("Another name", key=issuing.key))) is None
