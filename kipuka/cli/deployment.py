@@ -104,7 +104,8 @@ extended_key_usage = ["clientAuth"]
 unique_keys = true  # a key that is recorded for one identity is refused to every other
 
 {otp}
-# The admin API, for bearer tokens made by `kipuka admin token create`. One is in admin.token.
+# The admin API, for bearer tokens made by `kipuka admin token create`. One is in admin.token. Administrators can present
+# client certificates too, with a section [admin.tls]: see docs/how-to/administrators.md.
 [admin.bearer_token]
 enabled = true
 
