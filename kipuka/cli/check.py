@@ -1,8 +1,8 @@
 """What `kipuka check` finds: everything that can be said of a configuration without starting the server.
 
-In the room: looking at settings, at the files they name and at the ports, and rendering what was found. Not in the room:
-reading the configuration (`kipuka.config`), what is wrong inside a plugin's section (the kind's own `check`), the
-command (`kipuka.cli.checking`).
+In the room: looking at the files that settings name, at the CAs, the clock and the ports, and rendering what was found. Not in the
+room: reading the configuration (`kipuka.config`), what settings alone show (`kipuka.cli.advice`), what is wrong inside a
+plugin's section (the kind's own `check`), the command (`kipuka.cli.checking`).
 
 Errors are what stops a start; warnings are what works but is weak, permissive or about to end. Nothing is written, the
 database is not opened, and no CA is asked that is not on this machine (kinds with `remote`).
@@ -18,44 +18,49 @@ import os
 import socket
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, cast
+from typing import Literal, cast
 
-import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import BaseModel, SecretStr
-from structlog.typing import FilteringBoundLogger
 
+from kipuka.administrators import lets_everybody_in, own_authority_finding
 from kipuka.api.errors import BackendUnavailable, ConfigError, PluginError, StartupError
-from kipuka.api.events import AuditEvent
-from kipuka.api.kinds import AnyKind, LockoutPolicy, Lockouts
-from kipuka.api.storage import ReadTx, Tx
+from kipuka.api.kinds import AnyKind
 from kipuka.api.values import CertificateChain
+from kipuka.cli import mounts
+from kipuka.cli.advice import advice, client_auth, periods
+from kipuka.cli.certificates import (
+    UNREADABLE,
+    is_issued_by,
+    looks_public,
+    names_its_issuers_place,
+    spki,
+    title,
+    weak_key,
+)
 from kipuka.cli.failures import ExitCode
+from kipuka.cli.mounts import file_system_of
+from kipuka.cli.no_store import NoStore
 from kipuka.config import Address, CAItem, Settings
-from kipuka.mtls import ClientAuth
 from kipuka.plugins import Plugins
 from kipuka.runtime import CompositionError, compose
-from kipuka.x509.keys import describe_key
 from kipuka.x509.names import format_dn
-from kipuka.x509.path import check_chain
-from kipuka.x509.profiles import Profile
+from kipuka.x509.path import AnchorSet, check_chain
 
 __all__ = ["CheckFinding", "check_file", "exit_code", "findings_of", "permissive", "render", "render_json", "run_check"]
 
-T = TypeVar("T")
-P = ParamSpec("P")
-
 EXPIRES_SOON = timedelta(days=30)
 OPENING_TIMEOUT = 15.0  # seconds
+CLOCK_TOLERANCE = timedelta(hours=1)
+MANY_ANCHORS = 20
 
 Severity = Literal["error", "warning"]
 
@@ -152,10 +157,6 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-# What cryptography raises while it reads what somebody else wrote
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Look:
     """One look at everything; findings pile up."""
@@ -164,18 +165,21 @@ class _Look:
     plugins: Plugins
     now: datetime
     findings: list[CheckFinding] = field(default_factory=list[CheckFinding])
+    own_chains: dict[str, CertificateChain] = field(default_factory=dict[str, CertificateChain])
+    est_anchors: list[x509.Certificate] = field(default_factory=list[x509.Certificate])
 
     def all(self, *, ports: bool) -> None:
         self._configuration_file()
-        self._server_certificate()
         self._client_certificates()
+        self._administrators()
         self._methods()
         self._kinds()
+        for found in advice(self.settings):
+            self._say(found.severity, found.key, found.problem, found.remedy)
         self._authorities()
-        self._profiles()
+        self._server_certificate()
         self._database()
-        self._admin()
-        self._sinks()
+        self._clock()
         if ports:
             self._ports()
 
@@ -208,7 +212,7 @@ class _Look:
             return []
         try:
             return x509.load_pem_x509_certificates(content)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self._error(key, f"{path} has no readable PEM certificate: {error}", "put PEM certificates into it")
             return []
 
@@ -270,10 +274,11 @@ class _Look:
         for below, above in pairwise(chain):
             try:
                 below.verify_directly_issued_by(above)
-            except (*_UNREADABLE, InvalidSignature):
-                problem = f"{_title(above)} does not follow from {_title(below)}, which stands before it"
+            except (*UNREADABLE, InvalidSignature):
+                problem = f"{title(above)} does not follow from {title(below)}, which stands before it"
                 remedy = "put the server's certificate first, then each certificate's issuer after it"
                 self._error("tls.cert", problem, remedy)
+        self._server_chain(chain)
 
     def _server_key(self, leaf: x509.Certificate | None) -> None:
         tls = self.settings.tls
@@ -297,8 +302,8 @@ class _Look:
         if leaf is None:
             return
         try:
-            same = _spki(leaf.public_key()) == _spki(key.public_key())
-        except _UNREADABLE:
+            same = spki(leaf.public_key()) == spki(key.public_key())
+        except UNREADABLE:
             self._error("tls.cert", "the certificate's public key cannot be read", "use another certificate")
             return
         if not same:
@@ -310,7 +315,7 @@ class _Look:
             names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             names = None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self._error("tls.cert", f"the certificate's extensions cannot be read: {error}", "use another certificate")
             return
         if not names:
@@ -325,20 +330,29 @@ class _Look:
             self._error("tls.cert", problem, "use a certificate for serverAuth")
 
     def _server_strength(self, leaf: x509.Certificate) -> None:
+        weak = weak_key(leaf)
+        if weak is not None:
+            self._error("tls.cert", f"the server's key is weak: {weak}", "use P-256, or RSA with 2048 bits or more")
         try:
-            key = leaf.public_key()
             algorithm = leaf.signature_hash_algorithm
-        except _UNREADABLE:
+        except UNREADABLE:
             return  # said by the comparison with the key
-        weak = (isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048) or (
-            isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < 256
-        )
-        if weak:
-            problem = f"the server's key is weak: {describe_key(key)}"
-            self._error("tls.cert", problem, "use P-256, or RSA with 2048 bits or more")
         if algorithm is not None and algorithm.name in {"md5", "sha1"}:
             problem = f"the server's certificate is signed with {algorithm.name.upper()}: clients will refuse it"
             self._error("tls.cert", problem, "use a certificate signed with SHA-256 or better")
+
+    def _server_chain(self, chain: Sequence[x509.Certificate]) -> None:
+        """RFC 8446, 4.4.2: a client has the root alone, so what stands between it and the server must be sent along."""
+        last = chain[-1]
+        for ca in self.own_chains.values():
+            for authority in ca.certificates:
+                if authority.issuer != authority.subject and is_issued_by(last, authority):
+                    problem = f"the intermediate certificate of {title(authority)} is missing at its end"
+                    self._warn("tls.cert", problem, "append it: clients that know the root only cannot go without")
+                    return
+        if len(chain) == 1 and last.issuer != last.subject and names_its_issuers_place(last):
+            problem = f"it has the server's certificate alone, whose issuer {format_dn(last.issuer)} is hardly a root"
+            self._warn("tls.cert", problem, "append the intermediate certificates up to but without the root")
 
     def _dates(self, key: str, certificate: x509.Certificate, what: str, *, severity: Severity = "error") -> None:
         if certificate.not_valid_after_utc < self.now:
@@ -351,44 +365,63 @@ class _Look:
 
     # --- client certificates and methods ---
 
-    def _client_auth(self) -> ClientAuth | None:
-        section = self.settings.authenticators.get("mtls")
-        return section if isinstance(section, ClientAuth) else None
-
     def _client_certificates(self) -> None:
-        section = self._client_auth()
+        section = client_auth(self.settings)
         if section is None:
             if "mtls" not in self.settings.disabled:
                 problem = "client certificates are not asked for: nobody can re-enrol"
                 self._warn("tls.client_auth", problem, "write [tls.client_auth] with trust_anchors")
             return
         if section.trust_anchors is not None:
-            self._anchors("tls.client_auth.trust_anchors", section.trust_anchors)
+            self.est_anchors.extend(self._anchors("tls.client_auth.trust_anchors", section.trust_anchors))
         for label in self.settings.labels.values():
             if label.name is not None and label.client_anchors is not None:
-                self._anchors(f"est.label[{label.name}].client_anchors", label.client_anchors)
-        if section.mode == "required":
-            # RULES A2
-            key = "tls.client_auth.mode"
-            remedy = 'write mode = "optional", or give new devices trust anchors and a first certificate another way'
-            self._warn(key, "cacerts and every other path are closed to newcomers, who have no certificate yet", remedy)
-            if self.settings.admin is not None and self.settings.server.admin_listen is None:
-                problem = "administrators with a bearer token and no client certificate cannot connect"
-                self._warn(key, problem, "write admin_listen in [server], so that /admin has a listener of its own")
+                key = f"est.label[{label.name}].client_anchors"
+                self.est_anchors.extend(self._anchors(key, label.client_anchors))
 
-    def _anchors(self, key: str, path: Path) -> None:
-        for certificate in self._certificates(key, path):
-            try:
-                constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-                is_ca = constraints.ca
-            except x509.ExtensionNotFound:
-                is_ca = False
-            except _UNREADABLE as error:
-                self._error(key, f"a certificate in {path} cannot be read: {error}", "take it out")
-                continue
-            if not is_ca:
-                self._error(key, f"{_title(certificate)} is not a CA certificate", "take it out of the file")
-            self._dates(key, certificate, _title(certificate), severity="warning")
+    def _administrators(self) -> None:
+        section = None if self.settings.admin is None else self.settings.admin.tls
+        if section is None or section.mode == "none" or section.trust_anchors is None:
+            return
+        theirs = self._anchors("admin.tls.trust_anchors", section.trust_anchors)
+        if not lets_everybody_in(section.patterns):
+            return
+        for anchor in theirs:
+            if anchor in self.est_anchors:
+                problem = f"{title(anchor)} is an anchor of EST's clients too: each of them could administer"
+                self._warn(
+                    "admin.tls.allow", problem, "write allow, or have administrators signed by a CA of their own"
+                )
+
+    def _anchors(self, key: str, path: Path) -> list[x509.Certificate]:
+        found = self._certificates(key, path)
+        if len(found) > MANY_ANCHORS:
+            problem = f"{path} has {len(found)} CA certificates, like a bundle for browsers: whom each of them signs is let in"
+            self._warn(key, problem, "leave those in whose client certificates you know")
+        for certificate in found:
+            self._anchor(key, path, certificate)
+        return found
+
+    def _anchor(self, key: str, path: Path, certificate: x509.Certificate) -> None:
+        try:
+            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+            is_ca = constraints.ca
+        except x509.ExtensionNotFound:
+            is_ca = False
+        except UNREADABLE as error:
+            self._error(key, f"a certificate in {path} cannot be read: {error}", "take it out")
+            return
+        named = title(certificate)
+        if not is_ca:
+            self._error(key, f"{named} is not a CA certificate", "take it out of the file")
+        if looks_public(certificate):
+            problem = f"{named} looks like a public CA: whomever it signs is let in, and that may be anybody"
+            self._warn(key, problem, "take it out of the file, and name CAs that sign your clients only")
+        weak = weak_key(certificate)
+        if weak is not None:
+            problem = f"{named} has a weak key ({weak}): no certificate under it is accepted"
+            self._warn(key, problem, "have the CA renewed with P-256, or RSA with 2048 bits or more")
+        self._dates(key, certificate, named, severity="warning")
 
     def _methods(self) -> None:
         if not self.settings.authenticators:
@@ -436,14 +469,32 @@ class _Look:
                 continue  # a remote one is asked when the server starts, not by whoever tries a configuration
             chain = self._chain(item)
             if chain is not None:
+                self.own_chains[item.id] = chain
                 self._authority(item, chain)
+        self._own_authorities()
+
+    def _own_authorities(self) -> None:
+        """RULES E2, as the start says it of all CAs, remote ones too."""
+        section = None if self.settings.admin is None else self.settings.admin.tls
+        if section is None or section.mode == "none" or section.trust_anchors is None:
+            return
+        if not lets_everybody_in(section.patterns):
+            return
+        try:
+            anchors = AnchorSet(tuple(x509.load_pem_x509_certificates(section.trust_anchors.read_bytes())))
+        except (OSError, *UNREADABLE):
+            return  # said when the file was looked at
+        for name, chain in self.own_chains.items():
+            finding = own_authority_finding(name, chain, anchors)
+            if finding is not None:
+                self._error("admin.tls.allow", *finding)
 
     def _chain(self, item: CAItem) -> CertificateChain | None:
         kind = self.plugins.ca_backends[item.backend]
 
         async def ask() -> CertificateChain:
             async with asyncio.timeout(OPENING_TIMEOUT):
-                async with kind.open(item.settings, _NoStore(now=self.now, plugin=item.backend)) as backend:
+                async with kind.open(item.settings, NoStore(now=self.now, plugin=item.backend)) as backend:
                     return await backend.ca_certificates()
 
         try:
@@ -462,54 +513,15 @@ class _Look:
         except ValueError as error:
             # RULES F7
             self._error(key, str(error), "give the whole chain, from the issuing certificate to the root")
-        for certificate in chain.certificates[1:]:
-            self._dates(key, certificate, _title(certificate))
+        told_by_plugin = self.plugins.ca_backends[item.backend].check is not None
+        for certificate in chain.certificates[1:] if told_by_plugin else chain.certificates:
+            self._dates(key, certificate, title(certificate))
         end = min(certificate.not_valid_after_utc for certificate in chain.certificates)
-        for place, profile, validity in self._periods(item):
+        for place, profile, validity in periods(self.settings, item):
             if self.now + validity > end:
                 name = f"certificates of the profile {profile}" if profile else "certificates"
                 problem = f"{name} for {validity / timedelta(days=1):g} days would outlive the CA: they end with it on {end:%Y-%m-%d}"
                 self._warn(place, problem, "write fewer validity_days, or renew the CA")
-
-    def _periods(self, item: CAItem) -> Iterator[tuple[str, str, timedelta]]:
-        """For each profile that this CA signs for: where its validity is written, its name, and how long that is."""
-        profiles = {label.profile.name: label.profile for label in self.settings.labels.values() if label.ca == item.id}
-        if any(profile.validity is None for profile in profiles.values()):
-            yield f"ca[{item.id}].validity_days", "", item.validity
-        for profile in profiles.values():
-            if profile.validity is not None:
-                yield f"profile[{profile.name}].validity_days", profile.name, profile.validity
-
-    def _profiles(self) -> None:
-        used = {label.profile.name: label.profile for label in self.settings.labels.values()}
-        for name, profile in self.settings.profiles.items():
-            key = f"profile[{name}]"
-            if name not in used:
-                if name != "default":
-                    remedy = "name it in default_profile or in a label, or take it out"
-                    self._warn(key, "no label uses this profile", remedy)
-                continue
-            self._profile(key, profile)
-
-    def _profile(self, key: str, profile: Profile) -> None:
-        if profile.names == "csr":
-            patterns = [
-                *((f"{key}.subject_patterns.{name}", globs) for name, globs in profile.subject_patterns.items()),
-                *((f"{key}.san_patterns.{name}", globs) for name, globs in profile.san_patterns.items()),
-            ]
-            if not any(globs for _, globs in patterns):
-                problem = 'names = "csr" without patterns refuses every name, and so every request'
-                self._warn(key, problem, "write subject_patterns or san_patterns")
-            for place, globs in patterns:
-                if any(_is_anything(glob) for glob in globs):
-                    problem = "every client may have any name here, also another's"
-                    self._warn(place, problem, 'narrow the pattern, or write names = "identity"')
-        if not profile.unique_keys:
-            problem = "one key may be certified for several identities"
-            self._warn(f"{key}.unique_keys", problem, "write unique_keys = true")
-        if not profile.extended_key_usage:
-            problem = "certificates without extended key usage are good for anything"
-            self._warn(f"{key}.extended_key_usage", problem, 'write extended_key_usage = ["clientAuth"]')
 
     # --- the rest ---
 
@@ -529,21 +541,35 @@ class _Look:
         if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
             problem = f"{path.parent} cannot be written, where SQLite keeps the database's journal"
             self._error("db.url", problem, "let the account that kipuka runs under write there")
+        self._place_of_database(path.parent)
 
-    def _admin(self) -> None:
-        admin = self.settings.admin
-        if admin is None or admin.bearer_token is None:
-            return
-        hashes = [item.token_hash for item in admin.bearer_token.tokens]
-        for token_hash in dict.fromkeys(hashes):
-            if hashes.count(token_hash) > 1:
-                problem = f"two tokens have the same hash ({token_hash[:15]}...)"
-                self._warn("admin.bearer_token.tokens", problem, "give each administrator a token")
+    def _place_of_database(self, folder: Path) -> None:
+        try:
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            kind = file_system_of(folder.resolve(), mounts.MOUNTS.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            return  # no folder: there is no database either, which is said; no table of mounts: nothing is known
+        if mode & stat.S_IWOTH:
+            problem = (
+                f"{folder} has mode {mode:04o}: others than the server can put another file in the database's place"
+            )
+            self._warn("db.url", problem, f"chmod o-w '{folder}'")
+        if kind in mounts.NETWORK:
+            problem = f"{folder} is on {kind}, where SQLite's locks and journal cannot be relied on"
+            self._warn("db.url", problem, "keep the database on a disk of this machine")
 
-    def _sinks(self) -> None:
-        if not self.settings.sinks:
-            problem = "audit events are kept in the database only"
-            self._warn("audit.sink", problem, 'write [[audit.sink]] with type = "file" and path')
+    def _clock(self) -> None:
+        """A clock that is behind makes certificates of the past, and lets expired ones in."""
+        path = Path(self.settings.db.url.removeprefix("sqlite:///"))
+        for what, file in (("the configuration", self.settings.file), ("the database", path)):
+            try:
+                written = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+            except OSError:
+                continue  # told where the file is looked at
+            if written - self.now > CLOCK_TOLERANCE:
+                then, now = f"{written:%Y-%m-%d %H:%M}", f"{self.now:%Y-%m-%d %H:%M}"
+                problem = f"this machine's clock says {now}, but {what} was written at {then} (UTC)"
+                self._warn("", problem, "set the clock, and have it kept right (NTP)")
 
     def _ports(self) -> None:
         server = self.settings.server
@@ -584,22 +610,6 @@ class _Look:
             self._error(key, problem, "write an address of this machine")
 
 
-def _title(certificate: x509.Certificate) -> str:
-    try:
-        return format_dn(certificate.subject) or f"the certificate with serial {certificate.serial_number:x}"
-    except _UNREADABLE:
-        return f"the certificate with serial {certificate.serial_number:x}"
-
-
-def _spki(key: Any) -> bytes:
-    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return encoded
-
-
-def _is_anything(glob: str) -> bool:
-    return not glob.strip("*.@/") or glob in {"0.0.0.0/0", "::/0"}
-
-
 def _secrets(models: Iterable[BaseModel]) -> Iterator[str]:
     for model in models:
         for name in type(model).model_fields:
@@ -619,50 +629,3 @@ def _strings(values: object) -> Iterator[str]:
     elif isinstance(values, list):
         for value in cast("list[object]", values):
             yield from _strings(value)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _NoStore:
-    """The services that a backend is lent while it is only looked at: a clock and threads, but no store."""
-
-    now: datetime
-    plugin: str
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """The time of the check."""
-        return lambda: self.now
-
-    @property
-    def log(self) -> FilteringBoundLogger:
-        """A logger like any other."""
-        log = cast("FilteringBoundLogger", structlog.get_logger(self.plugin))
-        return log.bind(plugin=self.plugin)
-
-    async def read(self, fn: Callable[[ReadTx], T], /) -> T:
-        """Refused."""
-        del fn
-        raise _closed()
-
-    async def write(self, fn: Callable[[Tx], T], /) -> T:
-        """Refused."""
-        del fn
-        raise _closed()
-
-    async def audit(self, event: AuditEvent, /) -> None:
-        """Refused."""
-        del event
-        raise _closed()
-
-    async def run_blocking(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run in a thread."""
-        return await asyncio.to_thread(fn, *args, **kwargs)
-
-    def lockouts(self, policy: LockoutPolicy, /) -> Lockouts:
-        """Refused."""
-        del policy
-        raise _closed()
-
-
-def _closed() -> BackendUnavailable:
-    return BackendUnavailable("the store is not open: the configuration is only checked", reason="check")

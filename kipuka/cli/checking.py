@@ -23,6 +23,7 @@ def command(*, config: Path, strict: bool, as_json: bool) -> None:
     """Examine a configuration, and the files it names, without starting the server.
 
     Errors stop a start; warnings are what works but is weak, permissive or about to end. Exit code 3 for an error.
+    docs/reference/check.md lists everything that is looked at.
     """
     from kipuka.cli.check import check_file, exit_code, render, render_json
 

@@ -6,12 +6,16 @@ In the room: the findings. Not in the room: the bounds that no section may leave
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from kipuka.api import Finding
 from kipuka_auth_otp.config import OTPSettings
 from kipuka_auth_otp.secrecy import LookupKeyError, loose_mode, read_lookup_key
 
 __all__ = ["check_settings"]
+
+LONGEST_ADVISED = timedelta(days=30)
+LONGEST_ADVISED_UNSAID = timedelta(days=7)
 
 
 def check_settings(settings: OTPSettings) -> Iterator[Finding]:
@@ -57,3 +61,14 @@ def check_settings(settings: OTPSettings) -> Iterator[Finding]:
             "reads it on its way can use it too",
             remedy="write max_uses = 1, and give max_uses to the tokens that need more",
         )
+    for key, period, advised, when in (
+        ("max_ttl", settings.max_ttl, LONGEST_ADVISED, "can be made good"),
+        ("default_ttl", settings.default_ttl, LONGEST_ADVISED_UNSAID, "is good where its maker does not say"),
+    ):
+        if period > advised:
+            yield Finding(
+                severity="warning",
+                key=key,
+                problem=f"a token {when} for {period / timedelta(days=1):g} days: one that was lost is not missed so long",
+                remedy=f"write {key} = {advised.total_seconds():.0f}, which is {advised.days} days, or less",
+            )

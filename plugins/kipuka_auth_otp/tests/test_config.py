@@ -85,6 +85,8 @@ def test_a_hardened_section_has_no_findings(key_file):
         ({"hash_algorithm": "sha256-hmac"}, "hash_algorithm"),
         ({"token_length": 19}, "token_length"),
         ({"max_uses": 2}, "max_uses"),
+        ({"max_ttl": 90 * 86400}, "max_ttl"),
+        ({"default_ttl": 8 * 86400}, "default_ttl"),
     ],
 )
 def test_weak_settings_are_warned_about(key_file, values, key):

@@ -1,0 +1,171 @@
+"""What `kipuka check` says of settings that work, and that the documents advise against.
+
+In the room: pure functions from settings to findings. Not in the room: the files that settings name (`kipuka.cli.check`),
+and plugins' sections (their own `check`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterator
+from datetime import timedelta
+
+from kipuka.api import Finding
+from kipuka.config import Address, AdminSection, CAItem, Settings
+from kipuka.mtls import ClientAuth
+from kipuka.x509.profiles import Profile
+
+__all__ = ["LONG_VALIDITY", "advice", "client_auth", "periods"]
+
+LONG_VALIDITY = timedelta(days=825)
+"""Devices renew by themselves, so that nothing but habit asks for more; a key that was stolen is good for as long."""
+
+_GUESSED = ("", "admin", "changeme", "kipuka", "password", "secret", "test", "token")
+_GUESSED_HASHES = {f"sha256:{hashlib.sha256(word.encode()).hexdigest()}" for word in _GUESSED}
+
+
+def advice(settings: Settings) -> Iterator[Finding]:
+    """Everything that settings alone show, in the order of the configuration reference."""
+    yield from _modes(settings)
+    yield from _validity(settings)
+    yield from _profiles(settings)
+    if settings.admin is not None:
+        yield from _admin(settings, settings.admin)
+    yield from _sinks(settings)
+    if settings.log.level == "debug":
+        yield _warning("log.level", "debug tells more of clients than a log should", 'write level = "info"')
+
+
+def client_auth(settings: Settings) -> ClientAuth | None:
+    """`[tls.client_auth]`, where it is on."""
+    section = settings.authenticators.get("mtls")
+    return section if isinstance(section, ClientAuth) else None
+
+
+def periods(settings: Settings, item: CAItem) -> Iterator[tuple[str, str, timedelta]]:
+    """For each profile that this CA signs for: where its validity is written, its name ("" where it is the CA's), and how
+    long that is.
+    """
+    profiles = {label.profile.name: label.profile for label in settings.labels.values() if label.ca == item.id}
+    if any(profile.validity is None for profile in profiles.values()):
+        yield f"ca[{item.id}].validity_days", "", item.validity
+    for profile in profiles.values():
+        if profile.validity is not None:
+            yield f"profile[{profile.name}].validity_days", profile.name, profile.validity
+
+
+def _warning(key: str, problem: str, remedy: str) -> Finding:
+    return Finding(severity="warning", key=key, problem=problem, remedy=remedy)
+
+
+def _modes(settings: Settings) -> Iterator[Finding]:
+    """RULES A2: what mode = "required" closes, and what it makes needless."""
+    section = client_auth(settings)
+    if section is None or section.mode != "required":
+        return
+    key = "tls.client_auth.mode"
+    remedy = 'write mode = "optional", or give new devices trust anchors and a first certificate another way'
+    yield _warning(key, "cacerts and every other path are closed to newcomers, who have no certificate yet", remedy)
+    admin = settings.admin
+    shared = settings.server.admin_listen is None
+    if admin is not None and shared and admin.takes_bearer_tokens and admin.certificates != "required":
+        problem = "administrators with a bearer token and no client certificate cannot connect"
+        yield _warning(key, problem, "write admin_listen in [server], so that /admin has a listener of its own")
+    for name in settings.authenticators:
+        if name != "mtls":
+            problem = "everybody who can connect has a client certificate: this method lets nobody else in"
+            yield _warning(name, problem, "take the section out when every device has a certificate")
+
+
+def _validity(settings: Settings) -> Iterator[Finding]:
+    told: set[str] = set()
+    for item in settings.cas:
+        for key, _, validity in periods(settings, item):
+            if validity > LONG_VALIDITY and key not in told:
+                told.add(key)
+                days = f"{validity / timedelta(days=1):g} days"
+                problem = f"certificates are valid for {days}, and a stolen key as long"
+                yield _warning(key, problem, f"write {LONG_VALIDITY.days} or fewer: devices renew by themselves")
+
+
+def _profiles(settings: Settings) -> Iterator[Finding]:
+    used = {label.profile.name: label.profile for label in settings.labels.values()}
+    for name, profile in settings.profiles.items():
+        if name in used:
+            yield from _profile(f"profile[{name}]", profile)
+        elif name != "default":
+            remedy = "name it in default_profile or in a label, or take it out"
+            yield _warning(f"profile[{name}]", "no label uses this profile", remedy)
+
+
+def _profile(key: str, profile: Profile) -> Iterator[Finding]:
+    if profile.names == "csr":
+        patterns = [
+            *((f"{key}.subject_patterns.{name}", globs) for name, globs in profile.subject_patterns.items()),
+            *((f"{key}.san_patterns.{name}", globs) for name, globs in profile.san_patterns.items()),
+        ]
+        if not any(globs for _, globs in patterns):
+            problem = 'names = "csr" without patterns refuses every name, and so every request'
+            yield _warning(key, problem, "write subject_patterns or san_patterns")
+        for place, globs in patterns:
+            if any(_is_anything(glob) for glob in globs):
+                problem = "every client may have any name here, also another's"
+                yield _warning(place, problem, 'narrow the pattern, or write names = "identity"')
+    if profile.wildcards:
+        problem = "a certificate may stand for every host of a domain"
+        yield _warning(f"{key}.wildcards", problem, "write wildcards = false, and name each host")
+    if not profile.unique_keys:
+        problem = "one key may be certified for several identities"
+        yield _warning(f"{key}.unique_keys", problem, "write unique_keys = true")
+    if not profile.extended_key_usage:
+        problem = "certificates without extended key usage are good for anything"
+        yield _warning(f"{key}.extended_key_usage", problem, 'write extended_key_usage = ["clientAuth"]')
+
+
+def _is_anything(glob: str) -> bool:
+    return not glob.strip("*.@/") or glob in {"0.0.0.0/0", "::/0"}
+
+
+def _admin(settings: Settings, admin: AdminSection) -> Iterator[Finding]:
+    if admin.tls is not None and admin.tls.mode == "none":
+        problem = "certificates of administrators are not looked at, whatever else the section says"
+        yield _warning(
+            "admin.tls.mode", problem, 'write mode = "required" or mode = "optional", or take [admin.tls] out'
+        )
+    if admin.tls is not None and admin.tls.mode != "none" and any(item.is_anything for item in admin.tls.patterns):
+        problem = "one of the patterns demands no character of a name: every certificate of that form fits it"
+        yield _warning("admin.tls.allow", problem, "write what tells administrators from others, such as OU=Admins")
+    own = settings.server.admin_listen
+    if own is not None and admin.certificates == "none" and _is_everywhere(own):
+        problem = "the admin API can be reached over every network, and a bearer token is all that it asks for"
+        yield _warning(
+            "server.admin_listen", problem, "write an address that only administrators reach, or [admin.tls]"
+        )
+    if admin.bearer_token is None:
+        return
+    key = "admin.bearer_token.tokens"
+    hashes = [item.token_hash for item in admin.bearer_token.tokens]
+    for token_hash in dict.fromkeys(hashes):
+        if hashes.count(token_hash) > 1:
+            problem = f"two tokens have the same hash ({token_hash[:15]}...)"
+            yield _warning(key, problem, "give each administrator a token")
+        if token_hash in _GUESSED_HASHES:
+            problem = f"the token with the hash {token_hash[:15]}... is a word that anybody guesses"
+            yield _warning(key, problem, "take it out, and make one with `kipuka admin token create`")
+
+
+def _is_everywhere(address: Address) -> bool:
+    try:
+        return ipaddress.ip_address(address.host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _sinks(settings: Settings) -> Iterator[Finding]:
+    remedy = 'write [[audit.sink]] with type = "file" and path'
+    if not settings.sinks:
+        yield _warning("audit.sink", "audit events are kept in the database only", remedy)
+    elif all(item.type == "stdout" for item in settings.sinks):
+        problem = "the only sink is stdout, which keeps nothing itself"
+        yield _warning("audit.sink", problem, f"have a collector keep it, or {remedy}")
