@@ -133,7 +133,7 @@ class BearerTokens:
 class Administrators:
     """Recognises administrators as `[admin.tls] mode` and `[admin.bearer_token]` say.
 
-    `anchors` None: certificates are not looked at, as in mode `none`. `allow` empty: every certificate under the anchors.
+    `anchors` is None in mode `none`: certificates are not looked at. `allow` empty: every certificate under the anchors.
     `tokens` None: bearer tokens are off.
     """
 
@@ -169,7 +169,7 @@ class Administrators:
         """The administrator's name by their certificate, or why it is refused; None: there is none, or it is no matter."""
         judged = await judge_certificate(
             connection.presented,
-            anchors=None if self.mode == "none" else self.anchors,
+            anchors=self.anchors,
             cache=cache,
             now=self.clock(),
             lookup=self.records,
