@@ -278,7 +278,7 @@ class AdminAccess(AuditEvent):
     path: str
     status: int
     proofs: tuple[str, ...]
-    refused: tuple[str, ...] = ()
+    refused: tuple[str, ...]
 
 
 class AdminDenied(AuditEvent):
@@ -293,7 +293,7 @@ class AdminDenied(AuditEvent):
     path: str
     status: int
     reason: str
-    refused: tuple[str, ...] = ()
+    refused: tuple[str, ...]
 
 
 class AdminTokenCreated(AuditEvent):

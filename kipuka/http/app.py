@@ -172,7 +172,7 @@ class _Failures:
     async def _audit(self, answer: Answer) -> None:
         path = path_of(request)
         event = (
-            AdminDenied(method=request.method, path=path, status=answer.status, reason=answer.reason)
+            AdminDenied(method=request.method, path=path, status=answer.status, reason=answer.reason, refused=())
             if _is_admin(request.path)
             else RequestRejected(method=request.method, path=path, status=answer.status, reason=answer.reason)
         )
