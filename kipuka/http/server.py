@@ -408,8 +408,10 @@ class _HTTP1(H11Protocol):
         super().__init__(*arguments)
         self.can_read = _Pause(self)
         self._closing = closing
+        self._bodiless = False  # HEAD: an answer has no body (RFC 9110, 9.3.2)
 
     async def _check_protocol(self, event: h11.Request) -> None:
+        self._bodiless = event.method == b"HEAD"
         if self._closing():
             raise _Refused  # pipelined by a client that is gone: nobody would hear the answer
         status = _refusal(event, self.config.h11_max_incomplete_size)
@@ -417,6 +419,19 @@ class _HTTP1(H11Protocol):
             await self._send_error_response(status)
             await self.send(Closed())
             raise _Refused
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """What h11 or `_refusal` refuses: one sentence, as every refusal, and the end of the connection."""
+        body = _SENTENCES.get(status_code, _SENTENCES[400])
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        if not self._bodiless:
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
     async def _create_stream(self, request: h11.Request) -> None:
         # No WebSocket and no h2c: a server may ignore Upgrade (RFC 9110, 7.8).
@@ -437,7 +452,7 @@ class _HTTP1(H11Protocol):
                 headers=list(request.headers),
                 http_version=request.http_version.decode("ascii"),
                 method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
+                raw_path=_origin_form(request.target) or b"/",  # None was refused
                 state=self.connection_state,
             )
         )
@@ -458,6 +473,14 @@ class _Pause(EventWrapper):
         await super().wait()
 
 
+_SENTENCES = {
+    400: b"the request cannot be read\n",
+    431: b"the request header is too large\n",
+    501: b"the only transfer coding taken is chunked\n",
+    505: b"only HTTP/1.1 and HTTP/1.0 are spoken here\n",
+}
+
+
 def _refusal(request: h11.Request, most: int) -> int | None:
     """The status for a request whose header is no good, or None."""
     if request.http_version not in {b"1.0", b"1.1"}:
@@ -472,7 +495,25 @@ def _refusal(request: h11.Request, most: int) -> int | None:
         return 400  # request smuggling (RFC 9112, 6.1; RULES H1)
     if b"transfer-encoding" in names and request.http_version == b"1.0":
         return 400  # faulty framing (RFC 9112, 6.1)
+    if _origin_form(request.target) is None:
+        return 400  # Quart takes a target without a path for a fault of its own
     return None
+
+
+def _origin_form(target: bytes) -> bytes | None:
+    """Path and query of a request's target, which may be written as a whole URL; None where it has neither form.
+
+    RFC 9112, 3.2.1 and 3.2.2. The form of CONNECT is for proxies, and that of `OPTIONS *` asks for nothing we have.
+    """
+    if target.startswith(b"/"):
+        return target
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in {b"http", b"https"}:
+        return None
+    authority, slash, path = rest.partition(b"/")
+    if not authority or b"?" in authority or b"#" in authority:
+        return None
+    return slash + path if slash else b"/"
 
 
 # --- the application --------------------------------------------------------------------------------------------------
