@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, updat
 from kipuka.api.errors import Conflict
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.store.tables import certificates, moment
-from kipuka.x509.names import format_dn
+from kipuka.x509.names import format_dn, holder_digest
 
 __all__ = [
     "CertificateState",
@@ -30,7 +30,8 @@ __all__ = [
     "add",
     "find",
     "find_by_fingerprint",
-    "find_by_spki",
+    "key_has_another_holder",
+    "key_is_compromised",
     "listing",
     "normal_serial",
     "revoke",
@@ -46,7 +47,7 @@ class RecordedCertificate:
     """One certificate with who asked for it, where and how.
 
     `fingerprint` and `spki_sha256` are lower-case hexadecimal SHA-256; `serial` is lower-case hexadecimal without leading zeros;
-    `subject` is RFC 4514; `names` are formatted subject alternative names ("DNS:a.example"). `state` is "valid" or "revoked".
+    `holder_sha256` is `kipuka.x509.names.holder_digest`; `subject` is RFC 4514; `names` are formatted subject alternative names ("DNS:a.example"). `state` is "valid" or "revoked".
     """
 
     fingerprint: str
@@ -55,6 +56,7 @@ class RecordedCertificate:
     subject: str
     names: tuple[str, ...]
     spki_sha256: str
+    holder_sha256: str
     not_before: datetime
     not_after: datetime
     der: bytes = field(repr=False)
@@ -93,6 +95,7 @@ class RecordedCertificate:
             subject=format_dn(certificate.subject),
             names=tuple(names),
             spki_sha256=digest.finalize().hex(),
+            holder_sha256=holder_digest(certificate.subject, names),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             der=certificate.public_bytes(Encoding.DER),
@@ -133,6 +136,7 @@ def add(tx: Tx, certificate: RecordedCertificate) -> None:
             "subject": certificate.subject,
             "names": json.dumps(certificate.names),
             "spki_sha256": certificate.spki_sha256,
+            "holder_sha256": certificate.holder_sha256,
             "not_before": timestamp(certificate.not_before),
             "not_after": timestamp(certificate.not_after),
             "der": certificate.der,
@@ -161,14 +165,24 @@ def find_by_fingerprint(tx: ReadTx, fingerprint: str) -> RecordedCertificate | N
     return None if row is None else _read(row)
 
 
-def find_by_spki(tx: ReadTx, spki_sha256: str) -> tuple[RecordedCertificate, ...]:
-    """Every certificate recorded for that public key, oldest first (RULES F5)."""
-    statement = (
-        select(certificates)
-        .where(certificates.c.spki_sha256 == spki_sha256)
-        .order_by(certificates.c.issued_at, certificates.c.fingerprint)
-    )
-    return tuple(_read(row) for row in tx.execute(statement).mappings())
+def key_is_compromised(tx: ReadTx, *, spki_sha256: str) -> bool:
+    """Whether a certificate of that public key was revoked for keyCompromise (RULES F5)."""
+    c = certificates.c
+    same_key = and_(c.spki_sha256 == spki_sha256, c.revocation_reason == "keyCompromise")
+    return tx.execute(select(c.fingerprint).where(same_key).limit(1)).first() is not None
+
+
+def key_has_another_holder(tx: ReadTx, *, spki_sha256: str, holder_sha256: str) -> bool:
+    """Whether a certificate of that public key is recorded for somebody else (RULES F5).
+
+    Two steps in an index however many certificates the key has: a client may renew with one key as often as it likes.
+    """
+    c = certificates.c
+    for other in (c.holder_sha256 < holder_sha256, c.holder_sha256 > holder_sha256):
+        statement = select(c.fingerprint).where(c.spki_sha256 == spki_sha256, other).limit(1)
+        if tx.execute(statement).first() is not None:
+            return True
+    return False
 
 
 def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - what the admin's path calls it

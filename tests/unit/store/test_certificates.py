@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+from sqlalchemy import text
 
 from kipuka.api import BackendFault, Conflict
 from kipuka.store import certificates
@@ -28,6 +30,7 @@ def a_record(number: int = 1, **changes) -> RecordedCertificate:
         subject=f"CN=device-{number}",
         names=(f"DNS:device-{number}.example",),
         spki_sha256=f"{number:064x}",
+        holder_sha256=f"{number:064x}",
         not_before=ISSUED,
         not_after=ISSUED + timedelta(days=90),
         der=b"\x30\x00",
@@ -146,11 +149,43 @@ async def test_a_serial_added_in_the_same_batch_is_seen(store):
     assert await store.write(unit)
 
 
-async def test_every_certificate_of_a_key_is_found(store, record):
+@pytest.mark.parametrize(("holder", "another"), [("55", False), ("11", True), ("99", True)])
+async def test_a_key_has_another_holder_when_one_of_its_certificates_has(store, record, holder, another):
     """RULES F5."""
-    await record(a_record(1, spki_sha256="aa"), a_record(2, spki_sha256="aa"), a_record(3))
-    found = await store.read(partial(certificates.find_by_spki, spki_sha256="aa"))
-    assert [one.serial for one in found] == ["1", "2"]
+    await record(a_record(1, spki_sha256="aa", holder_sha256="55"), a_record(2, spki_sha256="bb", holder_sha256="11"))
+    look = partial(certificates.key_has_another_holder, spki_sha256="aa", holder_sha256=holder)
+    assert await store.read(look) == another
+
+
+@pytest.mark.parametrize(("reason", "compromised"), [("keyCompromise", True), ("superseded", False)])
+async def test_a_key_is_compromised_when_one_of_its_certificates_was_revoked_for_that(
+    store, record, reason, compromised
+):
+    """RULES F5."""
+    await record(a_record(1, spki_sha256="aa"), a_record(2, spki_sha256="aa"), a_record(3, spki_sha256="bb"))
+    assert await store.write(partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason=reason))
+    assert await store.read(partial(certificates.key_is_compromised, spki_sha256="aa")) == compromised
+    assert not await store.read(partial(certificates.key_is_compromised, spki_sha256="bb"))
+
+
+async def test_what_is_asked_of_a_key_is_answered_from_an_index(store):
+    """A client may renew with one key ten thousand times: no question about it may read all its certificates."""
+
+    def plans(tx):
+        asked = []
+
+        class Explaining:
+            def execute(self, statement):
+                bound = statement.compile(compile_kwargs={"literal_binds": True})
+                asked.extend(row[3] for row in tx.execute(text(f"EXPLAIN QUERY PLAN {bound}")))
+                return tx.execute(statement)
+
+        certificates.key_is_compromised(Explaining(), spki_sha256="aa")
+        certificates.key_has_another_holder(Explaining(), spki_sha256="aa", holder_sha256="bb")
+        return asked
+
+    for plan in await store.read(plans):
+        assert re.search(r"USING .*INDEX .*\(spki_sha256=\? AND (holder_sha256[<>]|revocation_reason=)\?\)", plan), plan
 
 
 async def test_a_listing_is_read_in_parts_without_gaps_or_repeats(store, record):
