@@ -679,9 +679,10 @@ def _settle(
 
 def _key_objection(tx: ReadTx, *, spki: str, holder: str, unique: bool) -> KeyRefused | None:
     """RULES F5: not a key that was revoked for compromise, nor one that another name's certificate has."""
-    if certificates.key_is_compromised(tx, spki_sha256=spki):
+    standing = certificates.key_standing(tx, spki_sha256=spki, holder_sha256=holder)
+    if standing.compromised:
         return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
-    if unique and certificates.key_has_another_holder(tx, spki_sha256=spki, holder_sha256=holder):
+    if unique and standing.has_another_holder:
         return KeyRefused(
             "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
             reason="unique_keys",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, exists, func, or_, select, update
 
 from kipuka.api.errors import Conflict
 from kipuka.api.storage import ReadTx, Tx, timestamp
@@ -25,13 +25,13 @@ from kipuka.x509.names import format_dn, holder_digest
 
 __all__ = [
     "CertificateState",
+    "KeyStanding",
     "Page",
     "RecordedCertificate",
     "add",
     "find",
     "find_by_fingerprint",
-    "key_has_another_holder",
-    "key_is_compromised",
+    "key_standing",
     "listing",
     "normal_serial",
     "revoke",
@@ -116,6 +116,29 @@ class Page:
     next: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyStanding:
+    """What is recorded of a public key."""
+
+    compromised: bool  # a certificate of it was revoked for keyCompromise
+    has_another_holder: bool  # a certificate of it is somebody else's than the one's who was asked about
+
+
+# Statements of the hot path are made once: to make one takes SQLAlchemy longer than SQLite takes to answer it.
+_same_key = certificates.c.spki_sha256 == bindparam("spki")
+_KEY_STANDING = select(
+    exists().where(_same_key, certificates.c.revocation_reason == "keyCompromise").label("compromised"),
+    or_(
+        exists().where(_same_key, certificates.c.holder_sha256 < bindparam("holder")),
+        exists().where(_same_key, certificates.c.holder_sha256 > bindparam("holder")),
+    ).label("has_another_holder"),
+)
+_BY_FINGERPRINT = select(certificates).where(certificates.c.fingerprint == bindparam("fingerprint"))
+_SERIAL = select(certificates.c.fingerprint).where(
+    certificates.c.ca == bindparam("ca"), certificates.c.serial == bindparam("serial")
+)
+
+
 def normal_serial(text: str) -> str:
     """A serial number in the form it is stored in. Takes "0x", colons, capitals and leading zeros; ValueError else."""
     digits = text.strip().lower().removeprefix("0x").replace(":", "")
@@ -155,34 +178,22 @@ def add(tx: Tx, certificate: RecordedCertificate) -> None:
 
 def serial_is_used(tx: ReadTx, *, ca: str, serial: str) -> bool:
     """Whether that CA's serial number (as stored) is recorded already (RULES F6)."""
-    statement = select(certificates.c.fingerprint).where(certificates.c.ca == ca, certificates.c.serial == serial)
-    return tx.execute(statement).first() is not None
+    return tx.execute(_SERIAL, {"ca": ca, "serial": serial}).first() is not None
 
 
 def find_by_fingerprint(tx: ReadTx, fingerprint: str) -> RecordedCertificate | None:
     """The certificate with that SHA-256 fingerprint (lower-case hexadecimal)."""
-    row = tx.execute(select(certificates).where(certificates.c.fingerprint == fingerprint)).mappings().first()
+    row = tx.execute(_BY_FINGERPRINT, {"fingerprint": fingerprint}).mappings().first()
     return None if row is None else _read(row)
 
 
-def key_is_compromised(tx: ReadTx, *, spki_sha256: str) -> bool:
-    """Whether a certificate of that public key was revoked for keyCompromise (RULES F5)."""
-    c = certificates.c
-    same_key = and_(c.spki_sha256 == spki_sha256, c.revocation_reason == "keyCompromise")
-    return tx.execute(select(c.fingerprint).where(same_key).limit(1)).first() is not None
+def key_standing(tx: ReadTx, *, spki_sha256: str, holder_sha256: str) -> KeyStanding:
+    """What the record says of a public key that `holder_sha256` wants a certificate for (RULES F5).
 
-
-def key_has_another_holder(tx: ReadTx, *, spki_sha256: str, holder_sha256: str) -> bool:
-    """Whether a certificate of that public key is recorded for somebody else (RULES F5).
-
-    Two steps in an index however many certificates the key has: a client may renew with one key as often as it likes.
+    A few steps in two indexes however many certificates the key has: a client may renew with one key as often as it likes.
     """
-    c = certificates.c
-    for other in (c.holder_sha256 < holder_sha256, c.holder_sha256 > holder_sha256):
-        statement = select(c.fingerprint).where(c.spki_sha256 == spki_sha256, other).limit(1)
-        if tx.execute(statement).first() is not None:
-            return True
-    return False
+    row = tx.execute(_KEY_STANDING, {"spki": spki_sha256, "holder": holder_sha256}).one()
+    return KeyStanding(compromised=bool(row.compromised), has_another_holder=bool(row.has_another_holder))
 
 
 def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - what the admin's path calls it

@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
 
 from kipuka.api import BackendFault, Conflict
 from kipuka.store import certificates
-from kipuka.store.certificates import RecordedCertificate
+from kipuka.store.certificates import KeyStanding, RecordedCertificate
 
 ISSUED = datetime(2026, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -153,8 +154,8 @@ async def test_a_serial_added_in_the_same_batch_is_seen(store):
 async def test_a_key_has_another_holder_when_one_of_its_certificates_has(store, record, holder, another):
     """RULES F5."""
     await record(a_record(1, spki_sha256="aa", holder_sha256="55"), a_record(2, spki_sha256="bb", holder_sha256="11"))
-    look = partial(certificates.key_has_another_holder, spki_sha256="aa", holder_sha256=holder)
-    assert await store.read(look) == another
+    standing = await store.read(partial(certificates.key_standing, spki_sha256="aa", holder_sha256=holder))
+    assert standing == KeyStanding(compromised=False, has_another_holder=another)
 
 
 @pytest.mark.parametrize(("reason", "compromised"), [("keyCompromise", True), ("superseded", False)])
@@ -164,28 +165,24 @@ async def test_a_key_is_compromised_when_one_of_its_certificates_was_revoked_for
     """RULES F5."""
     await record(a_record(1, spki_sha256="aa"), a_record(2, spki_sha256="aa"), a_record(3, spki_sha256="bb"))
     assert await store.write(partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason=reason))
-    assert await store.read(partial(certificates.key_is_compromised, spki_sha256="aa")) == compromised
-    assert not await store.read(partial(certificates.key_is_compromised, spki_sha256="bb"))
+    for spki, expected in (("aa", compromised), ("bb", False)):
+        standing = await store.read(partial(certificates.key_standing, spki_sha256=spki, holder_sha256="55"))
+        assert standing.compromised == expected
 
 
 async def test_what_is_asked_of_a_key_is_answered_from_an_index(store):
     """A client may renew with one key ten thousand times: no question about it may read all its certificates."""
 
-    def plans(tx):
-        asked = []
+    statement = certificates._KEY_STANDING.compile(dialect=sqlite.dialect(paramstyle="named"))
+    parameters = statement.params | {"spki": "aa", "holder": "bb"}
 
-        class Explaining:
-            def execute(self, statement):
-                bound = statement.compile(compile_kwargs={"literal_binds": True})
-                asked.extend(row[3] for row in tx.execute(text(f"EXPLAIN QUERY PLAN {bound}")))
-                return tx.execute(statement)
+    def plan(tx):
+        return [row.detail for row in tx.execute(text(f"EXPLAIN QUERY PLAN {statement}"), parameters)]
 
-        certificates.key_is_compromised(Explaining(), spki_sha256="aa")
-        certificates.key_has_another_holder(Explaining(), spki_sha256="aa", holder_sha256="bb")
-        return asked
-
-    for plan in await store.read(plans):
-        assert re.search(r"USING .*INDEX .*\(spki_sha256=\? AND (holder_sha256[<>]|revocation_reason=)\?\)", plan), plan
+    steps = [step for step in await store.read(plan) if "certificates" in step]
+    assert len(steps) == 3
+    for step in steps:
+        assert re.search(r"USING .*INDEX .*\(spki_sha256=\? AND (holder_sha256[<>]|revocation_reason=)\?\)", step), step
 
 
 async def test_a_listing_is_read_in_parts_without_gaps_or_repeats(store, record):
