@@ -60,7 +60,7 @@ from kipuka.store.context import audit_context
 from kipuka.store.database import Store
 from kipuka.x509.issued import mismatch
 from kipuka.x509.keys import check_key, spki_sha256
-from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name
+from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
 from kipuka.x509.path import PathVerdict
 from kipuka.x509.profiles import Grant, Profile, authorise
 
@@ -254,7 +254,9 @@ class Enrolment:
     async def _reserve(self, attempt: _Attempt, authenticated: Authenticated) -> Denied | None:
         """Hold one use of what must be spent; without a claim nothing needs to be written yet."""
         await self._step("reserve")
-        identity, claim = authenticated.identity, authenticated.claim
+        # The name is for records and logs; a certificate's subject may have line breaks and worse in it.
+        identity = replace(authenticated.identity, name=visible(authenticated.identity.name))
+        claim = authenticated.claim
         attempt.identity, attempt.claim, attempt.challenge = identity, claim, authenticated.response_challenge
         audit_context.set(replace(audit_context.get(), identity=f"{identity.method}:{identity.name}"))
         attempt.opening = [self._succeeded(attempt), self._requested(attempt)]

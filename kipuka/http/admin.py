@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -101,6 +101,7 @@ class AdminResources:
         refuse_cross_site(request)
         name = await self._tokens.administrator(authorization_of(request), visit.connection.client_address)
         audit_context.set(replace(audit_context.get(), identity=f"admin:{name}"))
+        _refuse_nul([*path.values(), *request.args.keys(), *request.args.values()])
         route = mounted.route
         reply = await mounted.route.handler(
             mounted.opened,
@@ -117,6 +118,12 @@ class AdminResources:
         event = AdminAccess(method=route.method, path=route.path, status=response.status_code)
         await self._store.audit(event)
         return response
+
+
+def _refuse_nul(texts: Iterable[str]) -> None:
+    """No name that is looked up has a NUL, and not every database can even be asked for one."""
+    if any("\0" in text for text in texts):
+        raise MalformedRequest("the path or the query has a NUL character")
 
 
 def _query(request: Request, model: type[BaseModel] | None) -> BaseModel | None:
