@@ -127,5 +127,13 @@ def refuse_cross_site(request: Request) -> None:
     if request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site":
         raise CrossSiteRequest("cross-site requests are refused")
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin.strip()).netloc.lower() != request.host.lower():
+    if origin is not None and _host_of(origin) != request.host.lower():
         raise CrossSiteRequest("requests from a foreign origin are refused")
+
+
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin (RFC 6454, 7); None of what is none."""
+    try:
+        return urlsplit(origin.strip()).netloc.lower()
+    except ValueError:
+        return None

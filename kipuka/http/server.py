@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
@@ -481,6 +482,12 @@ _SENTENCES = {
 }
 
 
+# RFC 3986, 3.2.2 and 3.2.3, of what names a host in the DNS; Quart cannot route a request for a longer label.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,127}\.?)?(?::[0-9]{0,5})?"
+)
+
+
 def _refusal(request: h11.Request, most: int) -> int | None:
     """The status for a request whose header is no good, or None."""
     if request.http_version not in {b"1.0", b"1.1"}:
@@ -490,14 +497,17 @@ def _refusal(request: h11.Request, most: int) -> int | None:
     size += sum(len(name) + len(value) + 4 for name, value in request.headers)  # colon, space, CRLF
     if size > most:
         return 431
+    return 400 if _is_misleading(request) else None
+
+
+def _is_misleading(request: h11.Request) -> bool:
+    """Whether two servers in a row could read it differently, or Quart takes it for a fault of its own."""
     names = {name for name, _value in request.headers}
-    if b"content-length" in names and b"transfer-encoding" in names:
-        return 400  # request smuggling (RFC 9112, 6.1; RULES H1)
-    if b"transfer-encoding" in names and request.http_version == b"1.0":
-        return 400  # faulty framing (RFC 9112, 6.1)
-    if _origin_form(request.target) is None:
-        return 400  # Quart takes a target without a path for a fault of its own
-    return None
+    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
+        return True  # request smuggling, faulty framing (RFC 9112, 6.1; RULES H1)
+    if not all(_HOST.fullmatch(value) for name, value in request.headers if name == b"host"):
+        return True  # RFC 9112, 3.2
+    return _origin_form(request.target) is None
 
 
 def _origin_form(target: bytes) -> bytes | None:

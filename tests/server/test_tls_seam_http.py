@@ -311,6 +311,10 @@ REFUSED_REQUESTS = [
     pytest.param(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n", b"501", id="another coding"),
     pytest.param(b"GET / HTTP/1.1\r\n\r\n", b"400", id="no host"),
     pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", b"400", id="two hosts"),
+    *(
+        pytest.param(b"GET / HTTP/1.1\r\nhost: %s\r\n\r\n" % host, b"400", id=f"host {host[:20]!r}")
+        for host in (b"a..b", b"." * 300, b"a" * 64, b"x/y", b"u@x", b"[::1", b"x:y", b"x:1:2", b"x y", b"\xff", b"x\ty", b"%00", b"x:123456")
+    ),
     pytest.param(b"GET / HTTP/1.1\r\nhost : x\r\n\r\n", b"400", id="a space before the colon"),
     pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\nx: a\x00b\r\n\r\n", b"400", id="NUL"),
     pytest.param(b"GET  /\r\n\r\n", b"400", id="HTTP/0.9"),
@@ -376,6 +380,17 @@ async def test_a_target_may_be_a_whole_url(target: str, path: str) -> None:
         await peer.request(target)
         assert (await peer.response())[0] == 200
         assert server.app.events[-1] == f"GET {path}"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "EST.example.com:8443", "est.example.com.", "[::1]:8443", "127.0.0.1", "a_b", ""]
+)
+async def test_a_host_may_be_any_name_or_address(host: str) -> None:
+    """RFC 9112, 3.2: the server has no names of its own to compare it with."""
+    async with running() as server:
+        peer = await Peer.ready(server.port)
+        await peer.send(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert (await peer.response())[0] == 200
 
 
 async def test_a_header_below_the_limit_is_taken_and_the_limit_can_be_raised() -> None:

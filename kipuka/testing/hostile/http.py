@@ -41,7 +41,7 @@ FIELD_VALUES: tuple[bytes, ...] = (
     b"gzip, chunked", b"identity", b"\x0bchunked", b"100-continue", b"close", b"keep-alive, upgrade", b"h2c", b"websocket", b"127.0.0.1",
     b"for=127.0.0.1", b"localhost", b"evil.example", b"null", b"https://localhost", b"cross-site", b"application/pkcs10",
     b"application/json", b"application/pkcs10; charset=\xff", b"multipart/form-data; boundary=x", b"bytes=0-1", b"\xff\xfe", b"a\x00b",
-    b"a\rb", b"a\nb: c", b"a\r\n folded", b"\x1b[2J", b"x" * 5_000, b"x" * 20_000, b"/admin/otp", b"DELETE", b"SUCCESS",
+    b"a\rb", b"a\nb: c", b"a\r\n folded", b"\x1b[2J", b"x" * 5_000, b"x" * 20_000, b"https://[", b"http://[::1", b"[", b"a:b:c", b"." * 300, b"a" * 64, b"a@b", b"xn--a", b"gzip, identity", b"/admin/otp", b"DELETE", b"SUCCESS",
 )  # fmt: skip
 ODD_TEXTS = (
     "\x00", "a\r\nb", "\x1b[31m", "CN=x,O=y", "../../etc/passwd", "device-1", "2026-06-30T23:59:59Z", "a" * 5_000,
