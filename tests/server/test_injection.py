@@ -19,7 +19,9 @@ STEERS = frozenset("\r\x1b\x00\u2028\u2029\u202e\u0085")
 
 @pytest.fixture(scope="module")
 def server(kipuka_servers):
-    return kipuka_servers({"est": {"label": [{"name": "factory"}]}})
+    profiles = [{"name": "default"}, {"name": "any", "names": "csr", "subject_patterns": {"CN": ["*"]}}]
+    labels = [{"name": "factory"}, {"name": "partners", "profile": "any"}]
+    return kipuka_servers({"est": {"label": labels}, "profile": profiles})
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +124,13 @@ def test_what_a_client_is_called_steers_neither_the_log_nor_the_terminal(server,
         == 401
     )
     server.wait_for_audit("certificate_refused", reason="name_refused")
+    assert client.enroll(make_csr(), label="partners").status == 200
     lines = server.deployment.audit_file.read_text(encoding="utf-8")
     assert "forged" in lines
     assert all(json.loads(line) for line in lines.splitlines())  # splitlines knows more line ends than JSON does
     commands = [
         server.deployment.kipuka(*words).stdout
-        for words in (("audit", "tail"), ("audit", "tail", "--json"), ("cert", "list"))
+        for words in (("audit", "tail"), ("audit", "tail", "--json"), ("cert", "list"), ("cert", "list", "--json"))
     ]
     for text in (lines, server.stderr, server.stdout, *commands):
         assert not STEERS & set(text)
