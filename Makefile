@@ -2,17 +2,20 @@
 #
 #   make run PORT=9443       another port (when run/ is made)
 #   make test PYTHON=python3.12
+#   make soak SOAK_MINUTES=2
 
 PYTHON ?= python3
 PORT ?= 8443
 WORKERS ?= 2
+SOAK_MINUTES ?= 10
 
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export SOAK_MINUTES SOAK_SEED
 
-.PHONY: help run test test-fast check unit fix docs lock clean run-environment dev-environment test-tools
+.PHONY: help run test test-fast check unit soak bench fix docs lock clean run-environment dev-environment test-tools
 
 help:
 	@echo "make run        a server of your own in run/, and the lines to enrol with"
@@ -20,6 +23,8 @@ help:
 	@echo "make check      format, lint, types, layers, and documents that are out of date"
 	@echo "make unit       the tests that start no server"
 	@echo "make test-fast  all tests but the slow ones, with the tools that are there"
+	@echo "make soak       what takes minutes: a long siege, many crashes (SOAK_MINUTES=10, SOAK_SEED=...)"
+	@echo "make bench      what an enrolment costs, against its bare cryptography"
 	@echo "make fix        format, and mend what ruff can mend"
 	@echo "make docs       write the generated documents again"
 	@echo "make lock       pin the requirements again (needs uv)"
@@ -44,10 +49,17 @@ test: dev-environment test-tools
 	$(PYTEST)
 
 test-fast: dev-environment
-	$(PYTEST) -m "not slow and not crash"
+	$(PYTEST) -m "not soak and not slow and not crash"
 
 unit: dev-environment
-	$(PYTEST) -m "not slow and not crash and not server and not interop" tests/unit plugins
+	$(PYTEST) -m "not soak and not slow and not crash and not server and not interop" tests/unit plugins
+
+# One after the other: what is measured here must not be disturbed by its neighbours.
+soak: dev-environment
+	$(VENV)/python -m pytest -m soak -s
+
+bench: dev-environment
+	$(VENV)/python scripts/bench.py
 
 check: dev-environment
 	$(VENV)/ruff format --check .

@@ -60,7 +60,7 @@ from kipuka.store.context import audit_context
 from kipuka.store.database import Store
 from kipuka.x509.issued import mismatch
 from kipuka.x509.keys import check_key, spki_sha256
-from kipuka.x509.names import format_dn, format_general_name, parse_dn, same_general_names, same_name
+from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
 from kipuka.x509.path import PathVerdict
 from kipuka.x509.profiles import Grant, Profile, authorise
 
@@ -254,7 +254,9 @@ class Enrolment:
     async def _reserve(self, attempt: _Attempt, authenticated: Authenticated) -> Denied | None:
         """Hold one use of what must be spent; without a claim nothing needs to be written yet."""
         await self._step("reserve")
-        identity, claim = authenticated.identity, authenticated.claim
+        # The name is for records and logs; a certificate's subject may have line breaks and worse in it.
+        identity = replace(authenticated.identity, name=visible(authenticated.identity.name))
+        claim = authenticated.claim
         attempt.identity, attempt.claim, attempt.challenge = identity, claim, authenticated.response_challenge
         audit_context.set(replace(audit_context.get(), identity=f"{identity.method}:{identity.name}"))
         attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
@@ -294,8 +296,7 @@ class Enrolment:
             partial(
                 _key_objection,
                 spki=spki_sha256(csr.public_key_der),
-                subject=grant.subject,
-                names=grant.names,
+                holder=holder_digest(grant.subject, grant.names),
                 unique=service.profile.unique_keys,
             )
         )
@@ -656,13 +657,7 @@ def _record(
     events: tuple[AuditEvent, ...],
 ) -> KeyRefused | None:
     """What stands against the certificate (nothing was written), or None: it is recorded."""
-    objection = _key_objection(
-        tx,
-        spki=certificate.spki_sha256,
-        subject=parse_dn(certificate.subject),
-        names=certificate.names,
-        unique=unique,
-    )
+    objection = _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
     if objection is not None:
         return objection
     enrolments.record(tx, row, certificate, spender, exists=exists)
@@ -684,19 +679,14 @@ def _settle(
     _audit_all(tx, events=events)
 
 
-def _key_objection(
-    tx: ReadTx, *, spki: str, subject: x509.Name, names: tuple[str, ...], unique: bool
-) -> KeyRefused | None:
+def _key_objection(tx: ReadTx, *, spki: str, holder: str, unique: bool) -> KeyRefused | None:
     """RULES F5: not a key that was revoked for compromise, nor one that another name's certificate has."""
-    for earlier in certificates.find_by_spki(tx, spki_sha256=spki):
-        if earlier.revocation_reason == "keyCompromise":
-            return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
-        same = same_name(parse_dn(earlier.subject), subject) and (
-            earlier.subject != "" or set(earlier.names) == set(names)
+    standing = certificates.key_standing(tx, spki_sha256=spki, holder_sha256=holder)
+    if standing.compromised:
+        return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
+    if unique and standing.has_another_holder:
+        return KeyRefused(
+            "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
+            reason="unique_keys",
         )
-        if unique and not same:
-            return KeyRefused(
-                "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
-                reason="unique_keys",
-            )
     return None

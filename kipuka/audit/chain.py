@@ -19,6 +19,7 @@ import rfc8785
 from kipuka.api.events import SCHEMA_VERSION, AuditEvent, AuditRecord
 from kipuka.api.storage import timestamp
 from kipuka.store.events import ChainHead, PendingEvent
+from kipuka.x509.names import visible
 
 __all__ = ["GENESIS", "canonical", "line_hash", "seal"]
 
@@ -91,8 +92,11 @@ def _data(event: AuditEvent) -> Any:
 def _representable(value: Any) -> Any:
     """The value as RFC 8785 can say it: an event must be recorded whatever bytes a client put into a path or a name."""
     if isinstance(value, str):
-        # "replace" writes a question mark for half of a surrogate pair, which UTF-8 cannot say.
-        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+        if value.isascii() and value.isprintable():
+            return value
+        # "replace" writes a question mark for half of a surrogate pair, which UTF-8 cannot say. JSON would leave a line
+        # separator or a bidirectional control as it is, and one event could be read as two, or as another.
+        return visible(value.encode("utf-8", "replace").decode("utf-8"))
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
         return {_representable(name): _representable(member) for name, member in members.items()}

@@ -10,7 +10,9 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from kipuka.cli.output import printable
 
 __all__ = ["configure_logs"]
 
@@ -23,6 +25,7 @@ def configure_logs(*, form: Literal["console", "json"], level: Literal["debug", 
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _show_what_steers,
     ]
     last: list[Processor]
     if form == "json":
@@ -45,3 +48,11 @@ def configure_logs(*, form: Literal["console", "json"], level: Literal["debug", 
     root.handlers = [handler]
     # Libraries speak up when something is wrong; what happens per request is kipuka's to log.
     root.setLevel(max(LEVELS[level], logging.WARNING))
+
+
+def _show_what_steers(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    """One entry stays one line, and moves no cursor: what clients send may stand in any value."""
+    for name, value in entry.items():
+        if isinstance(value, str) and not value.isprintable():
+            entry[name] = printable(value)
+    return entry

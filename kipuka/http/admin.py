@@ -8,7 +8,7 @@ for the host's own, plugins for theirs).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -54,6 +54,7 @@ class AdminResources:
         refuse_cross_site(request)
         administrator = await self._administrator(request, visit)
         audit_context.set(replace(audit_context.get(), identity=f"admin:{administrator.name}"))
+        _refuse_nul([*path.values(), *request.args.keys(), *request.args.values()])
         route = mounted.route
         reply = await mounted.route.handler(
             mounted.opened,
@@ -95,6 +96,12 @@ class AdminResources:
                 await self._store.audit(event)
                 error.audited = True
                 raise error
+
+
+def _refuse_nul(texts: Iterable[str]) -> None:
+    """No name that is looked up has a NUL, and not every database can even be asked for one."""
+    if any("\0" in text for text in texts):
+        raise MalformedRequest("the path or the query has a NUL character")
 
 
 def _query(request: Request, model: type[BaseModel] | None) -> BaseModel | None:

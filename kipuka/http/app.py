@@ -36,7 +36,7 @@ from kipuka.est.wire import Base64Lines
 from kipuka.http.admin import AdminResources, MountedRoute
 from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
-from kipuka.http.door import Visit, enter, path_of
+from kipuka.http.door import Visit, enter, path_of, require_plain_path
 from kipuka.http.est import EstResources
 from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
@@ -82,6 +82,7 @@ def _mount_est(app: Quart, runtime: Runtime) -> None:
 
     async def est(**segments: str) -> Response:
         _only_on("est", runtime)
+        require_plain_path(request, base, segments=len(segments))
         visit: Visit = g.visit
         return await resources.serve(request, visit, tuple(segments.values()))
 
@@ -103,6 +104,7 @@ def _mount_admin(app: Quart, runtime: Runtime, administrators: Administrators) -
 def _mount_route(app: Quart, runtime: Runtime, resources: AdminResources, mounted: MountedRoute) -> None:
     async def handle(**path: str) -> Response:
         _only_on("admin", runtime)
+        require_plain_path(request, ADMIN_PREFIX)
         visit: Visit = g.visit
         return await resources.serve(request, visit, mounted, path)
 

@@ -14,13 +14,29 @@ from urllib.parse import urlsplit
 import structlog
 from quart import Request
 
-from kipuka.api import Authorization, Connection, MalformedRequest, RequestTooLarge, UnsupportedMediaType
+from kipuka.api import (
+    Authorization,
+    Connection,
+    MalformedRequest,
+    RequestTooLarge,
+    UnknownResource,
+    UnsupportedMediaType,
+)
 from kipuka.api.errors import CrossSiteRequest
 from kipuka.authentication import PathCache
 from kipuka.http.body import BodyFault
 from kipuka.store.context import AuditContext, audit_context
 
-__all__ = ["Visit", "authorization_of", "check_body", "enter", "path_of", "refuse_cross_site", "require_media_type"]
+__all__ = [
+    "Visit",
+    "authorization_of",
+    "check_body",
+    "enter",
+    "path_of",
+    "refuse_cross_site",
+    "require_media_type",
+    "require_plain_path",
+]
 
 ID_OCTETS = 8
 MAX_NOTED_PATH = 200
@@ -58,6 +74,19 @@ def path_of(request: Request) -> str:
     """
     raw = request.scope["raw_path"]
     return raw[:MAX_NOTED_PATH].decode("ascii", "backslashreplace")
+
+
+def require_plain_path(request: Request, prefix: str, *, segments: int | None = None) -> None:
+    """The path must be written out: its fixed part without percent signs, and with as many slashes as it is read with.
+
+    Otherwise `//admin`, `/%61dmin` or `/admin%2Fotp` would lead where a proxy in front of this server, which sees other
+    octets, has been told that nobody may go. `segments` is how many follow `prefix` where that is fixed. Raises
+    `UnknownResource`.
+    """
+    raw = request.scope["raw_path"]
+    fixed = prefix.encode("ascii") + b"/"
+    if not raw.startswith(fixed) or (segments is not None and raw.count(b"/", len(fixed)) != segments - 1):
+        raise UnknownResource("there is no such resource")
 
 
 def check_body(request: Request) -> None:
@@ -98,5 +127,13 @@ def refuse_cross_site(request: Request) -> None:
     if request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site":
         raise CrossSiteRequest("cross-site requests are refused")
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin.strip()).netloc.lower() != request.host.lower():
+    if origin is not None and _host_of(origin) != request.host.lower():
         raise CrossSiteRequest("requests from a foreign origin are refused")
+
+
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin (RFC 6454, 7); None of what is none."""
+    try:
+        return urlsplit(origin.strip()).netloc.lower()
+    except ValueError:
+        return None

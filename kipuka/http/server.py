@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
@@ -408,8 +409,10 @@ class _HTTP1(H11Protocol):
         super().__init__(*arguments)
         self.can_read = _Pause(self)
         self._closing = closing
+        self._bodiless = False  # HEAD: an answer has no body (RFC 9110, 9.3.2)
 
     async def _check_protocol(self, event: h11.Request) -> None:
+        self._bodiless = event.method == b"HEAD"
         if self._closing():
             raise _Refused  # pipelined by a client that is gone: nobody would hear the answer
         status = _refusal(event, self.config.h11_max_incomplete_size)
@@ -417,6 +420,19 @@ class _HTTP1(H11Protocol):
             await self._send_error_response(status)
             await self.send(Closed())
             raise _Refused
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """What h11 or `_refusal` refuses: one sentence, as every refusal, and the end of the connection."""
+        body = _SENTENCES.get(status_code, _SENTENCES[400])
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        if not self._bodiless:
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
     async def _create_stream(self, request: h11.Request) -> None:
         # No WebSocket and no h2c: a server may ignore Upgrade (RFC 9110, 7.8).
@@ -437,7 +453,7 @@ class _HTTP1(H11Protocol):
                 headers=list(request.headers),
                 http_version=request.http_version.decode("ascii"),
                 method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
+                raw_path=_origin_form(request.target) or b"/",  # None was refused
                 state=self.connection_state,
             )
         )
@@ -458,6 +474,20 @@ class _Pause(EventWrapper):
         await super().wait()
 
 
+_SENTENCES = {
+    400: b"the request cannot be read\n",
+    431: b"the request header is too large\n",
+    501: b"the only transfer coding taken is chunked\n",
+    505: b"only HTTP/1.1 and HTTP/1.0 are spoken here\n",
+}
+
+
+# RFC 3986, 3.2.2 and 3.2.3, of what names a host in the DNS; Quart cannot route a request for a longer label.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,127}\.?)?(?::[0-9]{0,5})?"
+)
+
+
 def _refusal(request: h11.Request, most: int) -> int | None:
     """The status for a request whose header is no good, or None."""
     if request.http_version not in {b"1.0", b"1.1"}:
@@ -467,12 +497,33 @@ def _refusal(request: h11.Request, most: int) -> int | None:
     size += sum(len(name) + len(value) + 4 for name, value in request.headers)  # colon, space, CRLF
     if size > most:
         return 431
+    return 400 if _is_misleading(request) else None
+
+
+def _is_misleading(request: h11.Request) -> bool:
+    """Whether two servers in a row could read it differently, or Quart takes it for a fault of its own."""
     names = {name for name, _value in request.headers}
-    if b"content-length" in names and b"transfer-encoding" in names:
-        return 400  # request smuggling (RFC 9112, 6.1; RULES H1)
-    if b"transfer-encoding" in names and request.http_version == b"1.0":
-        return 400  # faulty framing (RFC 9112, 6.1)
-    return None
+    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
+        return True  # request smuggling, faulty framing (RFC 9112, 6.1; RULES H1)
+    if not all(_HOST.fullmatch(value) for name, value in request.headers if name == b"host"):
+        return True  # RFC 9112, 3.2
+    return _origin_form(request.target) is None
+
+
+def _origin_form(target: bytes) -> bytes | None:
+    """Path and query of a request's target, which may be written as a whole URL; None where it has neither form.
+
+    RFC 9112, 3.2.1 and 3.2.2. The form of CONNECT is for proxies, and that of `OPTIONS *` asks for nothing we have.
+    """
+    if target.startswith(b"/"):
+        return target
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in {b"http", b"https"}:
+        return None
+    authority, slash, path = rest.partition(b"/")
+    if not authority or b"?" in authority or b"#" in authority:
+        return None
+    return slash + path if slash else b"/"
 
 
 # --- the application --------------------------------------------------------------------------------------------------

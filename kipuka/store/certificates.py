@@ -16,21 +16,22 @@ from typing import Any, Literal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, exists, func, or_, select, update
 
 from kipuka.api.errors import Conflict
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.store.tables import certificates, moment
-from kipuka.x509.names import format_dn
+from kipuka.x509.names import format_dn, holder_digest
 
 __all__ = [
     "CertificateState",
+    "KeyStanding",
     "Page",
     "RecordedCertificate",
     "add",
     "find",
     "find_by_fingerprint",
-    "find_by_spki",
+    "key_standing",
     "listing",
     "normal_serial",
     "revoke",
@@ -46,7 +47,7 @@ class RecordedCertificate:
     """One certificate with who asked for it, where and how.
 
     `fingerprint` and `spki_sha256` are lower-case hexadecimal SHA-256; `serial` is lower-case hexadecimal without leading zeros;
-    `subject` is RFC 4514; `names` are formatted subject alternative names ("DNS:a.example"). `state` is "valid" or "revoked".
+    `holder_sha256` is `kipuka.x509.names.holder_digest`; `subject` is RFC 4514; `names` are formatted subject alternative names ("DNS:a.example"). `state` is "valid" or "revoked".
     """
 
     fingerprint: str
@@ -55,6 +56,7 @@ class RecordedCertificate:
     subject: str
     names: tuple[str, ...]
     spki_sha256: str
+    holder_sha256: str
     not_before: datetime
     not_after: datetime
     der: bytes = field(repr=False)
@@ -93,6 +95,7 @@ class RecordedCertificate:
             subject=format_dn(certificate.subject),
             names=tuple(names),
             spki_sha256=digest.finalize().hex(),
+            holder_sha256=holder_digest(certificate.subject, names),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             der=certificate.public_bytes(Encoding.DER),
@@ -111,6 +114,29 @@ class Page:
 
     items: tuple[RecordedCertificate, ...]
     next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyStanding:
+    """What is recorded of a public key."""
+
+    compromised: bool  # a certificate of it was revoked for keyCompromise
+    has_another_holder: bool  # a certificate of it is somebody else's than the one's who was asked about
+
+
+# Statements of the hot path are made once: to make one takes SQLAlchemy longer than SQLite takes to answer it.
+_same_key = certificates.c.spki_sha256 == bindparam("spki")
+_KEY_STANDING = select(
+    exists().where(_same_key, certificates.c.revocation_reason == "keyCompromise").label("compromised"),
+    or_(
+        exists().where(_same_key, certificates.c.holder_sha256 < bindparam("holder")),
+        exists().where(_same_key, certificates.c.holder_sha256 > bindparam("holder")),
+    ).label("has_another_holder"),
+)
+_BY_FINGERPRINT = select(certificates).where(certificates.c.fingerprint == bindparam("fingerprint"))
+_SERIAL = select(certificates.c.fingerprint).where(
+    certificates.c.ca == bindparam("ca"), certificates.c.serial == bindparam("serial")
+)
 
 
 def normal_serial(text: str) -> str:
@@ -133,6 +159,7 @@ def add(tx: Tx, certificate: RecordedCertificate) -> None:
             "subject": certificate.subject,
             "names": json.dumps(certificate.names),
             "spki_sha256": certificate.spki_sha256,
+            "holder_sha256": certificate.holder_sha256,
             "not_before": timestamp(certificate.not_before),
             "not_after": timestamp(certificate.not_after),
             "der": certificate.der,
@@ -151,24 +178,22 @@ def add(tx: Tx, certificate: RecordedCertificate) -> None:
 
 def serial_is_used(tx: ReadTx, *, ca: str, serial: str) -> bool:
     """Whether that CA's serial number (as stored) is recorded already (RULES F6)."""
-    statement = select(certificates.c.fingerprint).where(certificates.c.ca == ca, certificates.c.serial == serial)
-    return tx.execute(statement).first() is not None
+    return tx.execute(_SERIAL, {"ca": ca, "serial": serial}).first() is not None
 
 
 def find_by_fingerprint(tx: ReadTx, fingerprint: str) -> RecordedCertificate | None:
     """The certificate with that SHA-256 fingerprint (lower-case hexadecimal)."""
-    row = tx.execute(select(certificates).where(certificates.c.fingerprint == fingerprint)).mappings().first()
+    row = tx.execute(_BY_FINGERPRINT, {"fingerprint": fingerprint}).mappings().first()
     return None if row is None else _read(row)
 
 
-def find_by_spki(tx: ReadTx, spki_sha256: str) -> tuple[RecordedCertificate, ...]:
-    """Every certificate recorded for that public key, oldest first (RULES F5)."""
-    statement = (
-        select(certificates)
-        .where(certificates.c.spki_sha256 == spki_sha256)
-        .order_by(certificates.c.issued_at, certificates.c.fingerprint)
-    )
-    return tuple(_read(row) for row in tx.execute(statement).mappings())
+def key_standing(tx: ReadTx, *, spki_sha256: str, holder_sha256: str) -> KeyStanding:
+    """What the record says of a public key that `holder_sha256` wants a certificate for (RULES F5).
+
+    A few steps in two indexes however many certificates the key has: a client may renew with one key as often as it likes.
+    """
+    row = tx.execute(_KEY_STANDING, {"spki": spki_sha256, "holder": holder_sha256}).one()
+    return KeyStanding(compromised=bool(row.compromised), has_another_holder=bool(row.has_another_holder))
 
 
 def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - what the admin's path calls it

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from kipuka.api.events import AuditEvent, AuditRecord
 from kipuka.api.storage import ReadTx, Tx, timestamp
@@ -71,8 +71,7 @@ Seal = Callable[[str, ChainHead | None, Sequence[PendingEvent]], Sequence[AuditR
 
 def append(connection: Connection, node: str, events: Sequence[PendingEvent], seal: Seal) -> None:
     """Add events to a node's chain; the last thing the writer does in a transaction, so the head is locked for a moment only."""
-    locked = select(audit_heads).where(audit_heads.c.node == node).with_for_update()
-    row = connection.execute(locked).first()
+    row = connection.execute(_LOCKED_HEAD, {"of_node": node}).first()
     head = None if row is None else ChainHead(node=row.node, sequence=row.sequence, hash=row.hash)
     records = seal(node, head, events)
     connection.execute(
@@ -93,10 +92,12 @@ def append(connection: Connection, node: str, events: Sequence[PendingEvent], se
     if head is None:
         connection.execute(insert(audit_heads).values(node=node, **last))
     else:
-        connection.execute(update(audit_heads).where(audit_heads.c.node == node).values(**last))
+        connection.execute(_MOVE_HEAD, {"of_node": node, **last})
 
 
 _INSERT = insert(audit_events)
+_LOCKED_HEAD = select(audit_heads).where(audit_heads.c.node == bindparam("of_node")).with_for_update()
+_MOVE_HEAD = update(audit_heads).where(audit_heads.c.node == bindparam("of_node"))  # sets what it is given besides
 
 
 def heads(tx: ReadTx) -> tuple[ChainHead, ...]:

@@ -64,6 +64,7 @@ certificates = Table(
     Column("subject", Text, nullable=False),  # RFC 4514
     Column("names", Text, nullable=False),  # JSON list of formatted general names
     Column("spki_sha256", String(64), nullable=False),
+    Column("holder_sha256", String(64), nullable=False),  # kipuka.x509.names.holder_digest
     Column("not_before", String(27), nullable=False),
     Column("not_after", String(27), nullable=False),
     Column("der", LargeBinary, nullable=False),
@@ -79,7 +80,9 @@ certificates = Table(
     UniqueConstraint("ca", "serial"),
     CheckConstraint("(state = 'revoked') = (revoked_at IS NOT NULL)", name="revoked_has_time"),
     Index(None, "serial"),
-    Index(None, "spki_sha256"),
+    # A key may have very many certificates: neither question about it may read them all.
+    Index(None, "spki_sha256", "holder_sha256"),
+    Index(None, "spki_sha256", "revocation_reason"),
     Index(None, "issued_at", "fingerprint"),
 )
 

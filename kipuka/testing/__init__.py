@@ -9,6 +9,8 @@ In the room, one submodule each:
 - `server`: a real `kipuka serve` in a process of its own;
 - `inprocess`: the same server inside the test's process, that can be stopped at each step of an enrolment;
 - `harness`: one plugin's object, opened over a real store without a server;
+- `hostile`: hypothesis strategies of what broken and hostile clients send;
+- `measure`: what a server's processes cost in time, memory and files;
 - `contract`: the promises every authenticator keeps, as a pytest class to derive from;
 - `fixtures`: all of it as pytest fixtures: `pytest_plugins = ["kipuka.testing.fixtures"]`.
 

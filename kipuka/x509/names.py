@@ -9,11 +9,11 @@ A name is always built from typed attributes, never by pasting text together, so
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 import stringprep
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from encodings import idna
 
@@ -28,6 +28,7 @@ __all__ = [
     "format_dn",
     "format_general_name",
     "general_name_key",
+    "holder_digest",
     "normal_dns",
     "normal_email",
     "normal_uri",
@@ -218,6 +219,15 @@ def same_name(a: x509.Name, b: x509.Name) -> bool:
     return _name_key(a) == _name_key(b)
 
 
+def holder_digest(subject: x509.Name, names: Iterable[str]) -> str:
+    """SHA-256, in lower-case hexadecimal, of whom a certificate is for, so that a database can compare it.
+
+    That is the subject by `same_name`; and where it is empty the formatted alternative names, in whatever order.
+    """
+    holder = _name_key(subject) or tuple(sorted(set(names)))
+    return hashlib.sha256(repr(holder).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 class _DNReader:
     """A one-pass reader of RFC 4514 section 3."""
 
@@ -370,10 +380,11 @@ def _escape_character(c: str, *, first: bool, last: bool) -> str:
 # --- The comparison of RFC 5280 section 7
 
 
-def _name_key(name: x509.Name) -> Hashable:
-    # A component is a set of attributes; Counter keeps two that fold to the same value apart from one.
+def _name_key(name: x509.Name) -> tuple[tuple[tuple[str, str], ...], ...]:
+    # A component is a set of attributes, so they are sorted; what folds to the same value stays there twice.
     return tuple(
-        frozenset(Counter((attribute.oid, _prepared(attribute)) for attribute in rdn).items()) for rdn in name.rdns
+        tuple(sorted((attribute.oid.dotted_string, repr(_prepared(attribute))) for attribute in rdn))
+        for rdn in name.rdns
     )
 
 

@@ -54,6 +54,7 @@ def test_two_authorization_fields_are_a_400(server, client):
         pytest.param({"Sec-Fetch-Site": "cross-site"}, id="sec-fetch-site"),
         pytest.param({"Origin": "https://evil.example"}, id="origin"),
         pytest.param({"Origin": "null"}, id="null origin"),
+        pytest.param({"Origin": "https://["}, id="origin that is no URL"),
     ],
 )
 def test_a_cross_site_request_is_refused_and_allows_nobody(server, client, headers):

@@ -311,11 +311,21 @@ REFUSED_REQUESTS = [
     pytest.param(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n", b"501", id="another coding"),
     pytest.param(b"GET / HTTP/1.1\r\n\r\n", b"400", id="no host"),
     pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", b"400", id="two hosts"),
+    *(
+        pytest.param(b"GET / HTTP/1.1\r\nhost: %s\r\n\r\n" % host, b"400", id=f"host {host[:20]!r}")
+        for host in (b"a..b", b"." * 300, b"a" * 64, b"x/y", b"u@x", b"[::1", b"x:y", b"x:1:2", b"x y", b"\xff", b"x\ty", b"%00", b"x:123456")
+    ),
     pytest.param(b"GET / HTTP/1.1\r\nhost : x\r\n\r\n", b"400", id="a space before the colon"),
     pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\nx: a\x00b\r\n\r\n", b"400", id="NUL"),
     pytest.param(b"GET  /\r\n\r\n", b"400", id="HTTP/0.9"),
     pytest.param(b"GET / HTTP/3.0\r\nhost: x\r\n\r\n", b"505", id="HTTP/3.0"),
     pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5), b"505", id="the preface of HTTP/2"),
+    pytest.param(b"GET ?x HTTP/1.1\r\nhost: x\r\n\r\n", b"400", id="a query without a path"),
+    pytest.param(b"GET show HTTP/1.1\r\nhost: x\r\n\r\n", b"400", id="a path without a slash"),
+    pytest.param(b"GET https://?x HTTP/1.1\r\nhost: x\r\n\r\n", b"400", id="a URL without a host"),
+    pytest.param(b"GET ftp://x/ HTTP/1.1\r\nhost: x\r\n\r\n", b"400", id="another scheme"),
+    pytest.param(b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n", b"400", id="CONNECT"),
+    pytest.param(b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n", b"400", id="the whole server"),
     pytest.param(bytes(range(256)) * 100, b"400", id="anything"),
     pytest.param(b"\x16\x03\x01\x00\x05hello\r\n\r\n", b"400", id="TLS in TLS"),
 ]  # fmt: skip
@@ -328,11 +338,59 @@ async def test_a_bad_request_gets_its_status_and_a_clean_end(data: bytes, status
         peer = await Peer.ready(server.port)
         await peer.send(data)
         answer = await peer.rest()
-        first, _, rest = answer.partition(b"\r\n")
-        assert first.startswith(b"HTTP/1.1 " + status), answer[:200]
-        assert rest.lower().endswith(b"\r\n\r\n")  # no body
+        head, _, body = answer.partition(b"\r\n\r\n")
+        first, *fields = head.lower().split(b"\r\n")
+        assert first.startswith(b"http/1.1 " + status), answer[:200]
+        assert {b"content-type: text/plain; charset=utf-8", b"connection: close"} <= set(fields)
+        assert f"content-length: {len(body)}".encode() in fields
+        assert body.endswith(b"\n")
+        assert body.count(b"\n") == 1
         assert peer.closed_cleanly
         assert server.app.connections == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(
+            b"HEAD / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", id="by us"
+        ),
+        pytest.param(b"HEAD / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", id="by h11"),
+    ],
+)
+async def test_a_refused_head_has_no_body(data: bytes) -> None:
+    """RFC 9110, 9.3.2: octets after the header would be taken for the next answer."""
+    async with running() as server:
+        peer = await Peer.ready(server.port)
+        await peer.send(data)
+        answer = await peer.rest()
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.endswith(b"\r\n\r\n")
+        assert peer.closed_cleanly
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [("https://localhost/show", "/show"), ("http://[::1/", "/"), ("HTTPS://x", "/"), ("//show", "//show")],
+)
+async def test_a_target_may_be_a_whole_url(target: str, path: str) -> None:
+    """RFC 9112, 3.2.2; who is meant by its host does not matter, and it need not even be one."""
+    async with running() as server:
+        peer = await Peer.ready(server.port)
+        await peer.request(target)
+        assert (await peer.response())[0] == 200
+        assert server.app.events[-1] == f"GET {path}"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "EST.example.com:8443", "est.example.com.", "[::1]:8443", "127.0.0.1", "a_b", ""]
+)
+async def test_a_host_may_be_any_name_or_address(host: str) -> None:
+    """RFC 9112, 3.2: the server has no names of its own to compare it with."""
+    async with running() as server:
+        peer = await Peer.ready(server.port)
+        await peer.send(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert (await peer.response())[0] == 200
 
 
 async def test_a_header_below_the_limit_is_taken_and_the_limit_can_be_raised() -> None:

@@ -64,7 +64,10 @@ def test_what_no_request_caused_has_no_context():
     ("value", "recorded"),
     [
         pytest.param("a\ud800b", "a?b", id="half of a surrogate pair"),
-        pytest.param('\x00\n"\\', '\x00\n"\\', id="control characters"),
+        pytest.param("a\u2028b", "a\\E2\\80\\A8b", id="line separator"),
+        pytest.param("a\u202eb", "a\\E2\\80\\AEb", id="text from right to left"),
+        pytest.param("a\r\n\x1b[2J\0", "a\\0D\\0A\\1B[2J\\00", id="line break and terminal's control sequence"),
+        pytest.param('"\\', '"\\', id="what only JSON escapes"),
         pytest.param(2**53, "9007199254740992", id="an integer that JSON readers round"),
         pytest.param(-(2**53) + 1, -(2**53) + 1, id="the smallest exact integer"),
         pytest.param(float("inf"), None, id="infinity, which JSON has not"),

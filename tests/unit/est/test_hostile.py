@@ -17,7 +17,9 @@ from kipuka.api.errors import BadCSR, MalformedRequest, ProofOfPossessionFailed,
 from kipuka.est.csr import MAX_REQUEST, CertificateRequest
 from kipuka.est.wire import decode_request
 from kipuka.testing import der
-from kipuka.testing.pki import Attribute, PrivateKey, Request, make_csr, make_key, make_root
+from kipuka.testing.hostile.damage import Edit, damaged, edits, mend_lengths
+from kipuka.testing.hostile.requests import bodies, certification_requests, good_requests
+from kipuka.testing.pki import Attribute, PrivateKey, make_csr, make_key, make_root
 
 EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 MICROSOFT_EXTENSIONS = "1.3.6.1.4.1.311.2.1.14"
@@ -452,63 +454,6 @@ def test_a_refusal_does_not_carry_the_password():
 # --- Fuzz
 
 
-SEEDS: tuple[Request, ...] = (
-    make_csr(key=P256, dns=("d.example",), ip=("192.0.2.1",), challenge_password="secret"),
-    make_csr(key=ED25519, email=("a@example.org",), uri=("urn:x:y",)),
-    make_csr(key=RSA, signature="pss", challenge_password="secret"),
-    make_csr(key=P256, names=(), common_name=None),
-    Request(key=P256, der=directory(COMMON_NAME, der.utf8("x"))),
-    Request(
-        key=P256,
-        der=with_attributes(
-            asking(extension(BASIC_CONSTRAINTS, der.sequence(der.tlv(1, b"\xff"))), oid=MICROSOFT_EXTENSIONS)
-        ),
-    ),
-)
-
-# where in the request, as a fraction; what is done there; with which octets
-EDITS = st.lists(
-    st.tuples(
-        st.floats(0, 1, exclude_max=True),
-        st.sampled_from(["set", "insert", "delete", "double"]),
-        st.binary(min_size=1, max_size=4),
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-def mend_lengths(content: bytes, depth: int = 0) -> bytes:
-    """Write the lengths of all constructed elements anew, so that damage gets past the outermost checks."""
-    out, at = b"", 0
-    while at + 2 <= len(content):
-        tag, length = content[at], content[at + 1]
-        at += 2
-        if length & 0x80:
-            count = length & 0x7F
-            length = int.from_bytes(content[at : at + count], "big")
-            at += count
-        inner = content[at : at + length]
-        at += length
-        out += der.tlv(tag, mend_lengths(inner, depth + 1) if tag & 0x20 and depth < 12 else inner)
-    return out
-
-
-def edited(content: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
-    for where, action, octets in edits:
-        at = int(where * len(content))
-        match action:
-            case "set":
-                content = content[:at] + octets + content[at + len(octets) :]
-            case "insert":
-                content = content[:at] + octets + content[at:]
-            case "delete":
-                content = content[:at] + content[at + len(octets) :]
-            case _:
-                content = content[:at] + content[at : at + 8 * len(octets)] * 2 + content[at + 8 * len(octets) :]
-    return content
-
-
 def read_whole(body: bytes) -> None:
     """Everything that happens to a request before names and keys are judged; only refusals may come of it."""
     try:
@@ -526,12 +471,18 @@ def read_whole(body: bytes) -> None:
         assert len(refused.detail) < 120
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.sampled_from(SEEDS), EDITS, st.booleans())
-def test_damaged_requests_raise_nothing_but_refusals(seed: Request, edits: list[tuple[float, str, bytes]], mend: bool):
-    """Fuzz: requests with octets set, inserted, deleted and doubled, also with all lengths put right afterwards."""
-    content = edited(seed.der, edits)
-    read_whole(mend_lengths(content) if mend else content)
+@settings(max_examples=600, deadline=None)
+@given(certification_requests())
+def test_damaged_and_deceitful_requests_raise_nothing_but_refusals(content: bytes):
+    """Fuzz: octets set, inserted, deleted and doubled, also with all lengths put right afterwards; odd keys, names, counts."""
+    read_whole(content)
+
+
+@settings(max_examples=300, deadline=None)
+@given(bodies())
+def test_damaged_bodies_raise_nothing_but_refusals(body: bytes):
+    """Fuzz: the same in every encoding, with any white space, and damaged after it."""
+    read_whole(body)
 
 
 @settings(max_examples=200, deadline=None)
@@ -583,12 +534,10 @@ def test_random_keys_raise_nothing_but_refusals(kind: str, parameter: bytes, con
 
 @pytest.mark.slow
 @settings(max_examples=2_000, deadline=None)
-@given(st.sampled_from(SEEDS), EDITS)
-def test_many_damaged_requests_with_mended_lengths_raise_nothing_but_refusals(
-    seed: Request, edits: list[tuple[float, str, bytes]]
-):
+@given(st.sampled_from(good_requests()), edits())
+def test_many_damaged_requests_with_mended_lengths_raise_nothing_but_refusals(seed: bytes, changes: list[Edit]):
     """Fuzz, for longer: what is well-formed on the outside and wrong inside."""
-    read_whole(mend_lengths(edited(seed.der, edits)))
+    read_whole(mend_lengths(damaged(seed, changes)))
 
 
 def test_every_refusal_is_one_that_a_client_can_mend():

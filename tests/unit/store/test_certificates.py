@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,10 +13,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
 
 from kipuka.api import BackendFault, Conflict
 from kipuka.store import certificates
-from kipuka.store.certificates import RecordedCertificate
+from kipuka.store.certificates import KeyStanding, RecordedCertificate
 
 ISSUED = datetime(2026, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -28,6 +31,7 @@ def a_record(number: int = 1, **changes) -> RecordedCertificate:
         subject=f"CN=device-{number}",
         names=(f"DNS:device-{number}.example",),
         spki_sha256=f"{number:064x}",
+        holder_sha256=f"{number:064x}",
         not_before=ISSUED,
         not_after=ISSUED + timedelta(days=90),
         der=b"\x30\x00",
@@ -146,11 +150,39 @@ async def test_a_serial_added_in_the_same_batch_is_seen(store):
     assert await store.write(unit)
 
 
-async def test_every_certificate_of_a_key_is_found(store, record):
+@pytest.mark.parametrize(("holder", "another"), [("55", False), ("11", True), ("99", True)])
+async def test_a_key_has_another_holder_when_one_of_its_certificates_has(store, record, holder, another):
     """RULES F5."""
-    await record(a_record(1, spki_sha256="aa"), a_record(2, spki_sha256="aa"), a_record(3))
-    found = await store.read(partial(certificates.find_by_spki, spki_sha256="aa"))
-    assert [one.serial for one in found] == ["1", "2"]
+    await record(a_record(1, spki_sha256="aa", holder_sha256="55"), a_record(2, spki_sha256="bb", holder_sha256="11"))
+    standing = await store.read(partial(certificates.key_standing, spki_sha256="aa", holder_sha256=holder))
+    assert standing == KeyStanding(compromised=False, has_another_holder=another)
+
+
+@pytest.mark.parametrize(("reason", "compromised"), [("keyCompromise", True), ("superseded", False)])
+async def test_a_key_is_compromised_when_one_of_its_certificates_was_revoked_for_that(
+    store, record, reason, compromised
+):
+    """RULES F5."""
+    await record(a_record(1, spki_sha256="aa"), a_record(2, spki_sha256="aa"), a_record(3, spki_sha256="bb"))
+    assert await store.write(partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason=reason))
+    for spki, expected in (("aa", compromised), ("bb", False)):
+        standing = await store.read(partial(certificates.key_standing, spki_sha256=spki, holder_sha256="55"))
+        assert standing.compromised == expected
+
+
+async def test_what_is_asked_of_a_key_is_answered_from_an_index(store):
+    """A client may renew with one key ten thousand times: no question about it may read all its certificates."""
+
+    statement = certificates._KEY_STANDING.compile(dialect=sqlite.dialect(paramstyle="named"))
+    parameters = statement.params | {"spki": "aa", "holder": "bb"}
+
+    def plan(tx):
+        return [row.detail for row in tx.execute(text(f"EXPLAIN QUERY PLAN {statement}"), parameters)]
+
+    steps = [step for step in await store.read(plan) if "certificates" in step]
+    assert len(steps) == 3
+    for step in steps:
+        assert re.search(r"USING .*INDEX .*\(spki_sha256=\? AND (holder_sha256[<>]|revocation_reason=)\?\)", step), step
 
 
 async def test_a_listing_is_read_in_parts_without_gaps_or_repeats(store, record):

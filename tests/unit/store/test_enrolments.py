@@ -94,6 +94,7 @@ def a_certificate(number=1, enrolment="e1") -> RecordedCertificate:
         subject="CN=device-1",
         names=(),
         spki_sha256="00",
+        holder_sha256="00",
         not_before=NOW,
         not_after=NOW + timedelta(days=1),
         der=b"\x30\x00",

@@ -16,6 +16,7 @@ from kipuka.x509.names import (
     format_dn,
     format_general_name,
     general_name_key,
+    holder_digest,
     normal_dns,
     normal_email,
     normal_uri,
@@ -525,3 +526,19 @@ def test_uris_are_normalised(text, expected):
     """RFC 5280, 7.4; RFC 3986, 6.2."""
     assert normal_uri(text) == expected
     assert normal_uri(expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param(("CN=Device 1", ["DNS:a"]), ("CN=device  1", ["DNS:b"]), True, id="a subject decides alone"),
+        pytest.param(("CN=a", []), ("CN=b", []), False, id="another subject"),
+        pytest.param(("CN=a+O=b", []), ("O=B+CN=A", []), True, id="order within a component"),
+        pytest.param(("CN=a,O=b", []), ("O=b,CN=a", []), False, id="order of components"),
+        pytest.param(("", ["DNS:a", "DNS:b"]), ("", ["DNS:b", "DNS:a", "DNS:a"]), True, id="no subject: the names"),
+        pytest.param(("", ["DNS:a"]), ("", ["DNS:a", "DNS:b"]), False, id="no subject: other names"),
+    ],
+)
+def test_holders_have_the_same_digest_when_they_are_the_same(one, other, same):
+    """RULES F5: what the store compares is what `same_name` compares."""
+    assert (holder_digest(parse_dn(one[0]), one[1]) == holder_digest(parse_dn(other[0]), other[1])) == same

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text, nullable=False),
         sa.Column("names", sa.Text, nullable=False),
         sa.Column("spki_sha256", sa.String(64), nullable=False),
+        sa.Column("holder_sha256", sa.String(64), nullable=False),
         sa.Column("not_before", sa.String(27), nullable=False),
         sa.Column("not_after", sa.String(27), nullable=False),
         sa.Column("der", sa.LargeBinary, nullable=False),
@@ -38,7 +39,8 @@ def upgrade() -> None:
         ),
     )
     op.create_index(op.f("ix_certificates_serial"), "certificates", ["serial"])
-    op.create_index(op.f("ix_certificates_spki_sha256"), "certificates", ["spki_sha256"])
+    for column in ("holder_sha256", "revocation_reason"):
+        op.create_index(op.f(f"ix_certificates_spki_sha256_{column}"), "certificates", ["spki_sha256", column])
     op.create_index(op.f("ix_certificates_issued_at_fingerprint"), "certificates", ["issued_at", "fingerprint"])
 
     op.create_table(
