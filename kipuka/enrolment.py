@@ -29,8 +29,10 @@ from kipuka.api import (
     CertificateChain,
     CertificateIssued,
     CertificatePending,
+    CertificateProblem,
     CertificateRefused,
     CertificateRequested,
+    CertificateRequired,
     Claim,
     ClientCertificate,
     CollectsPending,
@@ -486,6 +488,7 @@ class Enrolment:
                 exists=attempt.reserved,
                 certificate=recorded,
                 unique=request.service.profile.unique_keys,
+                presented=_fingerprint(attempt.certificate),
                 spender=self._spenders.get(claim.plugin) if claim else None,
                 events=(*attempt.opening, event),
             )
@@ -591,6 +594,13 @@ def _known(identity: Identity | None) -> Identity:
     return identity
 
 
+def _fingerprint(judged: ClientCertificate | None) -> str | None:
+    """Of the good client certificate that the request was made with."""
+    if judged is None or judged.certificate is None or judged.problem is not None:
+        return None
+    return judged.certificate.fingerprint(_SHA256).hex()
+
+
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
@@ -652,10 +662,16 @@ def _record(
     exists: bool,
     certificate: certificates.RecordedCertificate,
     unique: bool,
+    presented: str | None,
     spender: SpendsOnIssue | None,
     events: tuple[AuditEvent, ...],
-) -> KeyRefused | None:
+) -> RequestError | None:
     """What stands against the certificate (nothing was written), or None: it is recorded."""
+    if presented is not None:
+        # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
+        shown = certificates.find_by_fingerprint(tx, presented)
+        if shown is not None and shown.state == "revoked":
+            return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
     objection = _key_objection(
         tx,
         spki=certificate.spki_sha256,

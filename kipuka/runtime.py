@@ -49,6 +49,7 @@ from kipuka.enrolment import Checkpoint, Enrolment, LabelService
 from kipuka.jobs import open_jobs, recovery
 from kipuka.mtls import ClientAuth
 from kipuka.plugins import Plugins
+from kipuka.revocation import Revocations
 from kipuka.store.database import Store, open_store
 from kipuka.store.lockouts import StoreLockouts
 from kipuka.x509.path import AnchorSet
@@ -170,6 +171,7 @@ class Runtime:
     labels: Mapping[str | None, LabelService]
     routes: tuple[PluginRoute, ...]
     host_services: Services
+    revocations: Revocations
     outbox: Outbox
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     plugin_names: tuple[str, ...] = ()
@@ -264,7 +266,9 @@ async def open_runtime(
         outbox = await stack.enter_async_context(open_outbox(store, sinks))
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
         await recover(at_start=True)
-        await stack.enter_async_context(open_jobs(store, {"recovery": partial(recover, at_start=False)}))
+        revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
+        jobs = {"recovery": partial(recover, at_start=False), "revocations": revocations.tell_untold}
+        await stack.enter_async_context(open_jobs(store, jobs))
         stack.push_async_callback(enrolment.drain)
         yield Runtime(
             settings=settings,
@@ -277,6 +281,7 @@ async def open_runtime(
                 if name in opened
             ),
             host_services=services("admin"),
+            revocations=revocations,
             outbox=outbox,
             anchors=_union(door.anchors for door in doors.values()),
             plugin_names=tuple(sorted(plugins.loaded)),

@@ -37,6 +37,7 @@ from kipuka.http.body import DRAIN_LIMIT, WholeBody
 from kipuka.http.door import Visit, enter, path_of
 from kipuka.http.est import EstResources
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
+from kipuka.http.revocation_routes import revocation_routes
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
 from kipuka.http.tls import ClientCertificates, HandshakeFailure, TLSMaterial, build_context
 from kipuka.runtime import ADMIN_LOCKOUT, Runtime
@@ -100,6 +101,10 @@ def _mount_admin(app: Quart, runtime: Runtime) -> None:
     )
     resources = AdminResources(tokens=tokens, store=runtime.store)
     host = [MountedRoute(route=route, opened=runtime.store, services=runtime.host_services) for route in host_routes()]
+    host += [
+        MountedRoute(route=route, opened=runtime.revocations, services=runtime.host_services)
+        for route in revocation_routes()
+    ]
     plugins = [MountedRoute(route=item.route, opened=item.opened, services=item.services) for item in runtime.routes]
     for mounted in (*host, *plugins):
         _mount_route(app, runtime, resources, mounted)
