@@ -54,6 +54,7 @@ from kipuka.api import (
 )
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
+from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import check_binding
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
@@ -162,9 +163,11 @@ class Enrolment:
         spenders: Mapping[str, SpendsOnIssue],
         clock: Callable[[], datetime],
         ca_timeout: timedelta,
+        audit_gate: AuditGate | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._store = store
+        self._audit_gate = audit_gate
         self._spenders = spenders
         self._clock = clock
         self._ca_timeout = ca_timeout
@@ -178,6 +181,8 @@ class Enrolment:
         cancelled, because its client left, the enrolment still comes to its end.
         """
         request.service.authentication.require_some_credential(request.credentials)
+        if self._audit_gate is not None:
+            await self._audit_gate.require()
         await self._step("read_csr")
         csr = CertificateRequest.from_der(decode_request(request.body))
         attempt = _Attempt(id=secrets.token_hex(16), request=request, csr=csr)

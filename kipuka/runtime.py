@@ -41,6 +41,7 @@ from kipuka.api import (
 from kipuka.api.errors import ConfigError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
+from kipuka.audit.gate import AuditGate
 from kipuka.audit.pipeline import Outbox, open_outbox
 from kipuka.authentication import Authentication, LabelAuthentication
 from kipuka.config import Label, Settings
@@ -173,6 +174,7 @@ class Runtime:
     host_services: Services
     revocations: Revocations
     outbox: Outbox
+    audit_gate: AuditGate
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     plugin_names: tuple[str, ...] = ()
     permissive: tuple[str, ...] = ()  # the settings that `kipuka check` warns about
@@ -256,14 +258,17 @@ async def open_runtime(
             )
             for name, label in settings.labels.items()
         }
+        blocking = frozenset(item.id for item in settings.sinks if item.on_failure == "block")
+        audit_gate = AuditGate(store, blocking)
         enrolment = Enrolment(
             store=store,
             spenders=spenders,
             clock=clock,
             ca_timeout=settings.est.ca_timeout,
+            audit_gate=audit_gate,
             checkpoint=checkpoint,
         )
-        outbox = await stack.enter_async_context(open_outbox(store, sinks))
+        outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking))
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
         await recover(at_start=True)
         revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
@@ -283,6 +288,7 @@ async def open_runtime(
             host_services=services("admin"),
             revocations=revocations,
             outbox=outbox,
+            audit_gate=audit_gate,
             anchors=_union(door.anchors for door in doors.values()),
             plugin_names=tuple(sorted(plugins.loaded)),
             permissive=permissive,

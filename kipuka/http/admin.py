@@ -30,6 +30,7 @@ from kipuka.api import (
     Services,
 )
 from kipuka.api.errors import RequestError
+from kipuka.audit.gate import AuditGate
 from kipuka.http.door import Visit, authorization_of, check_body, refuse_cross_site, require_media_type
 from kipuka.http.responses import no_content
 from kipuka.store import admin_tokens
@@ -92,9 +93,10 @@ class BearerTokens:
 class AdminResources:
     """Serves the mounted routes to authenticated administrators."""
 
-    def __init__(self, *, tokens: BearerTokens, store: Store) -> None:
+    def __init__(self, *, tokens: BearerTokens, store: Store, audit_gate: AuditGate) -> None:
         self._tokens = tokens
         self._store = store
+        self._audit_gate = audit_gate
 
     async def serve(self, request: Request, visit: Visit, mounted: MountedRoute, path: Mapping[str, str]) -> Response:
         """Authenticate, validate, call the handler, render; each access is audited before it is answered."""
@@ -102,6 +104,8 @@ class AdminResources:
         name = await self._tokens.administrator(authorization_of(request), visit.connection.client_address)
         audit_context.set(replace(audit_context.get(), identity=f"admin:{name}"))
         route = mounted.route
+        if route.method != "GET":
+            await self._audit_gate.require()
         reply = await mounted.route.handler(
             mounted.opened,
             AdminRequest(

@@ -99,7 +99,7 @@ def _mount_admin(app: Quart, runtime: Runtime) -> None:
         store=runtime.store,
         lockouts=runtime.host_services.lockouts(ADMIN_LOCKOUT),
     )
-    resources = AdminResources(tokens=tokens, store=runtime.store)
+    resources = AdminResources(tokens=tokens, store=runtime.store, audit_gate=runtime.audit_gate)
     host = [MountedRoute(route=route, opened=runtime.store, services=runtime.host_services) for route in host_routes()]
     host += [
         MountedRoute(route=route, opened=runtime.revocations, services=runtime.host_services)
