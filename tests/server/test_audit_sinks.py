@@ -60,6 +60,12 @@ def test_while_a_strict_sink_fails_nothing_is_issued_or_changed_and_then_nothing
     fingerprint = server.recorded(device.certificate)["id"]
     assert "revoked" in server.deployment.kipuka("cert", "revoke", fingerprint).stderr
     assert "enrolments_wait_for_audit_sinks" in server.stderr
+    well, strict = json.loads(server.deployment.kipuka("audit", "sinks", "--json").stdout)
+    assert (well["id"], well["failing_since"]) == ("file", None)
+    assert (strict["id"], strict["on_failure"]) == ("strict", "block")
+    assert strict["behind"] > 0
+    assert strict["failing_since"] is not None
+    assert strict["failing_since"] in server.deployment.kipuka("audit", "sinks").stdout
 
     logs.with_name("away").rename(logs)
     wait_until(
@@ -69,10 +75,10 @@ def test_while_a_strict_sink_fails_nothing_is_issued_or_changed_and_then_nothing
     )
     assert "enrolments_go_on" in server.stderr
     last = server.wait_for_audit("certificate_revoked", fingerprint=fingerprint)["sequence"]
-    strict = logs / "strict.jsonl"
-    wait_until(lambda: last in numbers(strict), what="the strict sink's last event")
-    assert numbers(strict)[:last] == list(range(1, last + 1))
-    assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(strict)).stdout
+    file = logs / "strict.jsonl"
+    wait_until(lambda: last in numbers(file), what="the strict sink's last event")
+    assert numbers(file)[:last] == list(range(1, last + 1))
+    assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(file)).stdout
 
 
 def test_a_sink_that_may_fall_behind_stops_nobody_and_catches_up(kipuka_servers):
