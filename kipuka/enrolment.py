@@ -672,11 +672,9 @@ def _record(
     events: tuple[AuditEvent, ...],
 ) -> RequestError | None:
     """What stands against the certificate (nothing was written), or None: it is recorded."""
-    if presented is not None:
+    if presented is not None and certificates.is_revoked(tx, presented):
         # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
-        shown = certificates.find_by_fingerprint(tx, presented)
-        if shown is not None and shown.state == "revoked":
-            return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
+        return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
     objection = _key_objection(
         tx,
         spki=certificate.spki_sha256,

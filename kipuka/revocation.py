@@ -101,7 +101,7 @@ class Revocations:
         return ca not in self._backends or isinstance(self._backends[ca], RevokesCertificates)
 
     async def _tell(self, certificate: RecordedCertificate, *, first: bool) -> Exception | None:
-        """Tell the CA; None when it knows, or somebody is at it. What went wrong is audited once, and then only logged."""
+        """Tell the CA; None when it knows, else what stands in the way. That is audited for the administrator's request, and logged when it is new."""
         backend, fingerprint = self._backends.get(certificate.ca), certificate.fingerprint
         reason = certificate.untold_reason or Reason.UNSPECIFIED.value
         if fingerprint in self._under_way:

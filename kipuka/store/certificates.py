@@ -33,6 +33,7 @@ __all__ = [
     "find",
     "find_by_fingerprint",
     "find_by_spki",
+    "is_revoked",
     "listing",
     "normal_serial",
     "revoke",
@@ -176,6 +177,12 @@ def find_by_fingerprint(tx: ReadTx, fingerprint: str) -> RecordedCertificate | N
     """The certificate with that SHA-256 fingerprint (lower-case hexadecimal)."""
     row = tx.execute(select(certificates).where(certificates.c.fingerprint == fingerprint)).mappings().first()
     return None if row is None else _read(row)
+
+
+def is_revoked(tx: Tx, fingerprint: str) -> bool:
+    """Whether it is recorded as revoked. It stays as it is until the transaction ends: a revocation on another node waits."""
+    statement = select(certificates.c.state).where(certificates.c.fingerprint == fingerprint)
+    return tx.execute(statement.with_for_update(read=True)).scalar_one_or_none() == "revoked"
 
 
 def find_by_spki(tx: ReadTx, spki_sha256: str) -> tuple[RecordedCertificate, ...]:

@@ -70,7 +70,7 @@ class SyslogSettings(Section):
     datagram each, which may get lost (RFC 5426). `unix`: the socket of this machine's own syslog daemon."""
 
     address: str = ""
-    """Where the collector is: `HOST:PORT`, an IPv6 address in brackets; with `unix` the path of the socket. Default there: `/dev/log`."""
+    """Where the collector is: `HOST:PORT`, an IPv6 address in brackets; with `unix` the absolute path of the socket. Default there: `/dev/log`."""
 
     facility: Facility = "authpriv"
     """The messages' facility."""
@@ -122,6 +122,9 @@ class SyslogSettings(Section):
     def _keys_fit_the_transport(self) -> SyslogSettings:
         if self.transport != "unix":
             host_and_port(self.address)
+        elif not self.path.startswith("/"):
+            msg = "address is to be an absolute path, as of /dev/log; write it so"
+            raise ValueError(msg)
         if self.transport == "tls":
             if self.anchors is None:
                 msg = 'transport "tls" needs anchors, a PEM file of CA certificates; write it'

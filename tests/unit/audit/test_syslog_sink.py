@@ -376,6 +376,7 @@ async def test_a_message_that_a_local_socket_cannot_take_is_cut_rather_than_trie
             {"transport": "tls", "address": "c:6514", "anchors": "a", "key_password": "x"}, "no use", id="no key for it"
         ),
         pytest.param({"transport": "tcp", "address": "c:514", "anchors": "a"}, "tls", id="anchors in the clear"),
+        pytest.param({"address": "run/log"}, "absolute", id="a relative path"),
         pytest.param({"app_name": "a b"}, "printable", id="a space in a name"),
         pytest.param({"max_size": 480}, "1400", id="too small"),
         pytest.param({"facility": "local8"}, "local7", id="no such facility"),
@@ -398,7 +399,7 @@ def test_an_ipv6_address_stands_in_brackets():
         ({"transport": "tcp", "address": "192.0.2.1:514"}, [("warning", "transport")]),
         ({"transport": "tcp", "address": "localhost:514"}, []),
         ({"transport": "tcp", "address": "[::1]:514"}, []),
-        ({"address": "nobody/log"}, [("warning", "address")]),
+        ({"address": "/nobody/log"}, [("warning", "address")]),
         ({"transport": "tls", "address": "c:6514", "anchors": "anchors.pem"}, []),
         ({"transport": "tls", "address": "c:6514", "anchors": "none.pem"}, [("error", "anchors")]),
         ({"transport": "tls", "address": "c:6514", "anchors": "client.key"}, [("error", "anchors")]),
