@@ -36,9 +36,9 @@ run-environment:
 dev-environment:
 	@$(PYTHON) scripts/environment.py dev
 
-# curl and openssl are the clients of the tests.
+# curl and openssl are the clients of the tests, rsyslogd a collector of audit events.
 test-tools:
-	@$(PYTHON) scripts/tools.py curl openssl
+	@$(PYTHON) scripts/tools.py curl openssl rsyslogd
 
 run: STARTED := $(shell date +%s.%N)
 run: run-environment

@@ -29,8 +29,10 @@ from kipuka.api import (
     CertificateChain,
     CertificateIssued,
     CertificatePending,
+    CertificateProblem,
     CertificateRefused,
     CertificateRequested,
+    CertificateRequired,
     Claim,
     ClientCertificate,
     CollectsPending,
@@ -52,6 +54,7 @@ from kipuka.api import (
 )
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
+from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import check_binding
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
@@ -160,9 +163,11 @@ class Enrolment:
         spenders: Mapping[str, SpendsOnIssue],
         clock: Callable[[], datetime],
         ca_timeout: timedelta,
+        audit_gate: AuditGate | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._store = store
+        self._audit_gate = audit_gate
         self._spenders = spenders
         self._clock = clock
         self._ca_timeout = ca_timeout
@@ -176,6 +181,8 @@ class Enrolment:
         cancelled, because its client left, the enrolment still comes to its end.
         """
         request.service.authentication.require_some_credential(request.credentials)
+        if self._audit_gate is not None:
+            await self._audit_gate.require()
         await self._step("read_csr")
         csr = CertificateRequest.from_der(decode_request(request.body))
         attempt = _Attempt(id=secrets.token_hex(16), request=request, csr=csr)
@@ -487,6 +494,7 @@ class Enrolment:
                 exists=attempt.reserved,
                 certificate=recorded,
                 unique=request.service.profile.unique_keys,
+                presented=_fingerprint(attempt.certificate),
                 spender=self._spenders.get(claim.plugin) if claim else None,
                 events=(*attempt.opening, event),
             )
@@ -592,6 +600,13 @@ def _known(identity: Identity | None) -> Identity:
     return identity
 
 
+def _fingerprint(judged: ClientCertificate | None) -> str | None:
+    """Of the good client certificate that the request was made with."""
+    if judged is None or judged.certificate is None or judged.problem is not None:
+        return None
+    return judged.certificate.fingerprint(_SHA256).hex()
+
+
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
@@ -653,10 +668,14 @@ def _record(
     exists: bool,
     certificate: certificates.RecordedCertificate,
     unique: bool,
+    presented: str | None,
     spender: SpendsOnIssue | None,
     events: tuple[AuditEvent, ...],
-) -> KeyRefused | None:
+) -> RequestError | None:
     """What stands against the certificate (nothing was written), or None: it is recorded."""
+    if presented is not None and certificates.is_revoked(tx, presented):
+        # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
+        return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
     objection = _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
     if objection is not None:
         return objection

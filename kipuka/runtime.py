@@ -42,6 +42,7 @@ from kipuka.api import (
 from kipuka.api.errors import ConfigError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
+from kipuka.audit.gate import AuditGate
 from kipuka.audit.pipeline import Outbox, open_outbox
 from kipuka.authentication import Authentication, LabelAuthentication, records_of
 from kipuka.config import AdminSection, Label, Settings
@@ -50,6 +51,7 @@ from kipuka.enrolment import Checkpoint, Enrolment, LabelService
 from kipuka.jobs import open_jobs, recovery
 from kipuka.mtls import ClientAuth
 from kipuka.plugins import Plugins
+from kipuka.revocation import Revocations
 from kipuka.store.database import Store, open_store
 from kipuka.store.lockouts import StoreLockouts
 from kipuka.x509.path import AnchorSet
@@ -172,7 +174,9 @@ class Runtime:
     routes: tuple[PluginRoute, ...]
     administrators: Administrators | None  # None: there is no admin API
     host_services: Services
+    revocations: Revocations
     outbox: Outbox
+    audit_gate: AuditGate
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     plugin_names: tuple[str, ...] = ()
     permissive: tuple[str, ...] = ()  # the settings that `kipuka check` warns about
@@ -261,17 +265,22 @@ async def open_runtime(
             )
             for name, label in settings.labels.items()
         }
+        blocking = frozenset(item.id for item in settings.sinks if item.on_failure == "block")
+        audit_gate = AuditGate(store, blocking)
         enrolment = Enrolment(
             store=store,
             spenders=spenders,
             clock=clock,
             ca_timeout=settings.est.ca_timeout,
+            audit_gate=audit_gate,
             checkpoint=checkpoint,
         )
-        outbox = await stack.enter_async_context(open_outbox(store, sinks))
+        outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking))
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
         await recover(at_start=True)
-        await stack.enter_async_context(open_jobs(store, {"recovery": partial(recover, at_start=False)}))
+        revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
+        jobs = {"recovery": partial(recover, at_start=False), "revocations": revocations.tell_untold}
+        await stack.enter_async_context(open_jobs(store, jobs))
         stack.push_async_callback(enrolment.drain)
         yield Runtime(
             settings=settings,
@@ -285,7 +294,9 @@ async def open_runtime(
             ),
             administrators=administrators,
             host_services=services("admin"),
+            revocations=revocations,
             outbox=outbox,
+            audit_gate=audit_gate,
             anchors=_union(door.anchors for door in doors.values()),
             plugin_names=tuple(sorted(plugins.loaded)),
             permissive=permissive,

@@ -20,7 +20,6 @@ from pydantic.fields import FieldInfo
 
 from kipuka import plugins
 from kipuka.config import sections
-from kipuka.config.host import LATER_SINKS
 from kipuka.config.validate import LATER
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "config.md"
@@ -43,6 +42,7 @@ HOST = (
     ("[[admin.bearer_token.tokens]]", sections.BearerTokenItem),
     ("[[audit.sink]]", sections.SinkHead),
     ("file", None),
+    ("syslog", None),
     ("stdout", None),
     ("[log]", sections.LogSection),
     ("[plugins]", sections.PluginsSection),
@@ -226,8 +226,6 @@ def _later() -> Iterator[str]:
     yield ""
     for path in LATER:
         yield f"- {_later_name(path)}"
-    for name in LATER_SINKS:
-        yield f'- `type = "{name}"` of `[[audit.sink]]`'
     yield "- a `url` of `[db]` that is not an SQLite file"
 
 

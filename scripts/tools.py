@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 # Debian's package of a program, where the two differ.
-PACKAGES = {"pki": "strongswan-pki"}
+PACKAGES = {"pki": "strongswan-pki", "rsyslogd": "rsyslog"}
 
 
 def install(packages: list[str]) -> None:

@@ -39,6 +39,7 @@ from datetime import timedelta
 
 __all__ = [
     "AlreadyRunning",
+    "AuditUnavailable",
     "BackendError",
     "BackendFault",
     "BackendUnavailable",
@@ -222,6 +223,12 @@ class BackendUnavailable(BackendError):
     """A CA, the store or a queue is away, full or too slow; trying again after `retry_after` may help."""
 
     reason = "backend_unavailable"
+
+
+class AuditUnavailable(BackendError):
+    """An audit sink with `on_failure = "block"` has not taken its events for a while; nothing is issued or changed until it has."""
+
+    reason = "audit_unavailable"
 
 
 class BackendFault(BackendError):

@@ -10,6 +10,8 @@ catalogue's published JSON schema.
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
@@ -28,10 +30,12 @@ __all__ = [
     "AuthenticationFailed",
     "AuthenticationSucceeded",
     "CACreated",
+    "CertificateHoldLifted",
     "CertificateIssued",
     "CertificatePending",
     "CertificateRefused",
     "CertificateRequested",
+    "CertificateRevoked",
     "ConfigurationLoaded",
     "EnrolmentFailed",
     "EnrolmentRecovered",
@@ -41,6 +45,8 @@ __all__ = [
     "LockoutsListed",
     "Outcome",
     "RequestRejected",
+    "RevocationNotTold",
+    "RevocationTold",
     "ServerStarted",
     "ServerStopped",
 ]
@@ -83,6 +89,22 @@ class AuditRecord:
     def to_json(self) -> str:
         """One line of JSON: the canonical form with the member `hash` added at its end."""
         return f'{self.line[:-1]},"hash":"{self.hash}"}}'
+
+    def to_ascii_json(self) -> str:
+        """The same JSON in printable ASCII alone, for where nothing else is safe; `kipuka audit verify` takes either form."""
+        return ascii_json(self.to_json())
+
+
+def ascii_json(text: str) -> str:
+    """JSON text in which every character that is not printable ASCII is written as an escape."""
+    return text if text.isascii() and text.isprintable() else _NOT_PRINTABLE_ASCII.sub(_escaped, text)
+
+
+_NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
 
 
 class ServerStarted(AuditEvent):
@@ -265,6 +287,56 @@ class EnrolmentRecovered(AuditEvent):
     state: str
 
 
+class CertificateRevoked(AuditEvent):
+    """A certificate was revoked, put on hold (reason `certificateHold`), or is revoked for another reason than before."""
+
+    name: ClassVar[str] = "certificate_revoked"
+    outcome: ClassVar[Outcome] = "success"
+    ca: str
+    serial: str
+    fingerprint: str
+    subject: str
+    reason: str  # as RFC 5280, 5.3.1 spells it
+    previous_reason: str | None
+    invalidity_date: str | None
+    comment: str | None
+
+
+class CertificateHoldLifted(AuditEvent):
+    """A certificate that was on hold is valid again."""
+
+    name: ClassVar[str] = "certificate_hold_lifted"
+    outcome: ClassVar[Outcome] = "success"
+    ca: str
+    serial: str
+    fingerprint: str
+    subject: str
+    comment: str | None
+
+
+class RevocationTold(AuditEvent):
+    """The certification authority has taken note of a revocation, or of the end of a hold (`removeFromCRL`)."""
+
+    name: ClassVar[str] = "revocation_told"
+    outcome: ClassVar[Outcome] = "success"
+    ca: str
+    serial: str
+    fingerprint: str
+    reason: str
+
+
+class RevocationNotTold(AuditEvent):
+    """The certification authority could not be told of a revocation that holds here; the server goes on trying."""
+
+    name: ClassVar[str] = "revocation_not_told"
+    outcome: ClassVar[Outcome] = "failure"
+    ca: str
+    serial: str
+    fingerprint: str
+    reason: str
+    detail: str
+
+
 class AdminAccess(AuditEvent):
     """An administrator's request that was carried out; `status` is the answer's.
 
@@ -340,6 +412,10 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     CertificateRefused,
     EnrolmentFailed,
     EnrolmentRecovered,
+    CertificateRevoked,
+    CertificateHoldLifted,
+    RevocationTold,
+    RevocationNotTold,
     AdminAccess,
     AdminDenied,
     AdminTokenCreated,

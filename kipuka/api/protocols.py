@@ -116,7 +116,11 @@ class RevokesCertificates(Protocol):
     """A CA backend that can take a certificate back."""
 
     async def revoke(self, certificate: x509.Certificate, reason: x509.ReasonFlags, /) -> None:
-        """Revoke it at the CA. Raises `BackendUnavailable` when that is not certain."""
+        """Revoke it at the CA; `remove_from_crl` ends a hold. Raises `BackendUnavailable` when that is not certain.
+
+        The host's own record says so already, and the host asks again until this returns: being asked twice, or for what
+        the CA has on record, is no error. Another reason than before may follow, as `kipuka cert revoke` allows it.
+        """
         ...
 
 

@@ -1,6 +1,7 @@
 """Carrying audit events from the store to the sinks (guarantee 7).
 
-In the room: one feeder per sink, with a cursor of its own in the store. Not in the room: sinks, and when events are recorded.
+In the room: one feeder per sink, with a cursor of its own in the store, and the note there that a sink takes nothing. Not in the room:
+sinks, when events are recorded, and what follows from a failure (`kipuka.audit.gate`).
 
 The store is the outbox: an event is durable there before anybody hears of it, and a sink that is down loses nothing. A sink is given
 the events of this node in order, at least once: its cursor moves after its `write` has returned. A new sink is given all there are.
@@ -9,10 +10,10 @@ the events of this node in order, at least once: its cursor moves after its `wri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
@@ -39,6 +40,12 @@ class OutboxPace:
     first_retry: timedelta = timedelta(milliseconds=500)
     last_retry: timedelta = timedelta(seconds=60)
     drain_limit: timedelta = timedelta(seconds=10)
+
+    def urgent(self) -> OutboxPace:
+        """For a sink that enrolments wait for: found out sooner, and asked again sooner."""
+        limits = timedelta(seconds=10), timedelta(seconds=3)
+        write_limit, last_retry = min(self.write_limit, limits[0]), min(self.last_retry, limits[1])
+        return replace(self, write_limit=write_limit, last_retry=last_retry)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +74,22 @@ class Outbox:
 
 @asynccontextmanager
 async def open_outbox(
-    store: Store, sinks: Mapping[str, AuditSink], *, pace: OutboxPace | None = None
+    store: Store,
+    sinks: Mapping[str, AuditSink],
+    *,
+    urgent: Collection[str] = (),
+    pace: OutboxPace | None = None,
 ) -> AsyncGenerator[Outbox]:
     """Feed the sinks, by their ids, until the end of the block; then give them what is left, as far as they take it.
+
+    `urgent` are those that enrolments wait for while they fail.
 
     The block ends at the latest after `pace.drain_limit`; what a sink has not taken by then waits in the store for the next start.
     """
     pace = pace or OutboxPace()
-    feeders = [_Feeder(store, sink_id, sink, pace) for sink_id, sink in sinks.items()]
+    feeders = [
+        _Feeder(store, sink_id, sink, pace.urgent() if sink_id in urgent else pace) for sink_id, sink in sinks.items()
+    ]
     outbox = Outbox(feeders)
     stop_listening = store.on_events(outbox.wake)
     tasks = [asyncio.create_task(one.feed(), name=f"kipuka-sink-{one.sink_id}") for one in feeders]
@@ -109,6 +124,8 @@ class _Feeder:
         self._store = store
         self._sink = sink
         self._pace = pace
+        self._attempted_at: datetime = store.clock()
+        self._noted = False  # the store has a note that the sink takes nothing
 
     async def feed(self) -> None:
         """Carry events until told to stop, and then until none is left or the sink fails."""
@@ -117,13 +134,16 @@ class _Feeder:
         while True:
             self.woken.clear()
             last_round = self.stopped.is_set()
+            self._attempted_at = self._store.clock()
             try:
                 if not begun:
-                    self.sequence = self._saved = await self._store.read(self._cursor)
+                    self.sequence, self._noted = await self._store.read(self._last_state)
+                    self._saved = self.sequence
                     begun = True
                 await self._catch_up()
+                await self._works()
             except Exception as error:  # noqa: BLE001 - a sink is a plugin, and may raise anything
-                self._failed(error, pause)
+                await self._failed(error, pause)
                 if last_round:
                     log.warning("audit_sink_not_drained", sink=self.sink_id, sequence=self.sequence)
                     return
@@ -131,15 +151,15 @@ class _Feeder:
                 pause = min(pause * 2, self._pace.last_retry)
                 continue
             pause = self._pace.first_retry
-            self._works()
             if last_round:
                 return
             await _first_of(self.woken, self.stopped, limit=self._pace.poll)
             if self.woken.is_set():
                 await _first_of(self.stopped, limit=self._pace.gather)
 
-    def _cursor(self, tx: ReadTx) -> int:
-        return events.cursor(tx, self._store.node, self.sink_id)
+    def _last_state(self, tx: ReadTx) -> tuple[int, bool]:
+        node = self._store.node
+        return events.cursor(tx, node, self.sink_id), bool(events.failing(tx, node, [self.sink_id]))
 
     async def _catch_up(self) -> None:
         node, batch = self._store.node, self._pace.batch
@@ -154,9 +174,10 @@ class _Feeder:
             async with asyncio.timeout(self._pace.write_limit.total_seconds()):
                 await self._sink.write(records)
             self.sequence = records[-1].sequence
-            self._works()
+            await self._works()
+            self._attempted_at = self._store.clock()
 
-    def _failed(self, error: Exception, pause: timedelta) -> None:
+    async def _failed(self, error: Exception, pause: timedelta) -> None:
         problem = "it did not answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
         if self.problem is None:
             where = "store" if isinstance(error, BackendError) else "sink"
@@ -169,11 +190,23 @@ class _Feeder:
                 retry_in=pause.total_seconds(),
             )
         self.problem = problem
+        if not self._noted:
+            try:
+                await self._note(self._attempted_at)
+            except BackendError as away:  # then nobody can enrol anyway
+                log.warning("audit_sink_failure_not_noted", sink=self.sink_id, reason=away.reason)
 
-    def _works(self) -> None:
+    async def _works(self) -> None:
         if self.problem is not None:
             log.info("audit_sink_works_again", sink=self.sink_id, sequence=self.sequence)
         self.problem = None
+        if self._noted:
+            await self._note(None)
+
+    async def _note(self, since: datetime | None) -> None:
+        """Tell every process of this node, and the next after a restart, whether the sink takes its events."""
+        await self._store.write(partial(events.set_failing, node=self._store.node, sink=self.sink_id, since=since))
+        self._noted = since is not None
 
 
 async def _first_of(*signals: asyncio.Event, limit: timedelta) -> None:

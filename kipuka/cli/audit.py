@@ -1,27 +1,28 @@
-"""`kipuka audit verify|tail`.
+"""`kipuka audit verify|tail|sinks`.
 
-In the room: asking for a verification, reading the last events, and how both are told. Not in the room: the chain
-(`kipuka.audit.verify`) and the rows (`kipuka.store.events`).
+In the room: asking for a verification, reading the last events and how far sinks have come, and how it is told. Not in the room: the
+chain (`kipuka.audit.verify`) and the rows (`kipuka.store.events`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kipuka.api import timestamp
 from kipuka.cli.failures import Failure
 from kipuka.cli.options import config_option, json_option
-from kipuka.cli.output import printable, write_json
+from kipuka.cli.output import printable, write_json, write_table
 
 if TYPE_CHECKING:
-    from kipuka.api import AuditRecord
+    from kipuka.api import AuditRecord, ReadTx
     from kipuka.audit.verify import Report
     from kipuka.store.database import Store
     from kipuka.store.events import ChainHead
@@ -181,3 +182,46 @@ async def _news(store: Store, places: dict[str, int]) -> list[AuditRecord]:
             place = batch[-1].sequence
         places[head.node] = place
     return sorted(found, key=lambda record: (record.time, record.node, record.sequence))
+
+
+@command.command()
+@config_option
+@json_option
+def sinks(*, config: Path, as_json: bool) -> None:
+    """Show how far each configured sink has come, and which do not take their events at the moment."""
+    from kipuka.cli.host import run_as_operator
+    from kipuka.runtime import compose, open_admin_store
+    from kipuka.store import events
+
+    composition = compose(config, os.environ)
+    items = composition.settings.sinks
+
+    async def look() -> list[dict[str, Any]]:
+        async with open_admin_store(composition) as store:
+            node = store.node
+
+            def read(tx: ReadTx) -> list[dict[str, Any]]:
+                last = next((head.sequence for head in events.heads(tx) if head.node == node), 0)
+                taken = events.cursors(tx, node)
+                failing = events.failing(tx, node, [item.id for item in items])
+                return [
+                    {
+                        "id": item.id,
+                        "type": item.type,
+                        "on_failure": item.on_failure,
+                        "sequence": taken.get(item.id, 0),
+                        "behind": last - taken.get(item.id, 0),
+                        "failing_since": timestamp(failing[item.id]) if item.id in failing else None,
+                    }
+                    for item in items
+                ]
+
+            return await store.read(read)
+
+    rows = run_as_operator(look())
+    if as_json:
+        write_json(rows)
+        return
+    write_table(
+        ["ID", "TYPE", "ON FAILURE", "LAST EVENT", "BEHIND", "FAILING SINCE"], [list(row.values()) for row in rows]
+    )

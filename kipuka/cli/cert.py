@@ -1,6 +1,7 @@
-"""`kipuka cert list|show`.
+"""`kipuka cert list|show|revoke`.
 
-In the room: filters, paging and layout. Not in the room: the record (`kipuka.store.certificates`).
+In the room: filters, paging, layout, and the order that a command line stands for. Not in the room: the record
+(`kipuka.store.certificates`) and what revoking means (`kipuka.revocation`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from kipuka.cli.options import config_option, json_option
 from kipuka.cli.output import write_json, write_pairs, write_table
 
 if TYPE_CHECKING:
-    from kipuka.store.certificates import CertificateState, RecordedCertificate
+    from kipuka.revocation import RevocationOrder
+    from kipuka.store.certificates import CertificateState, RecordedCertificate, Revoked
     from kipuka.store.database import Store
 
 __all__ = ["command"]
@@ -28,7 +30,7 @@ PAGE = 500
 
 @click.group()
 def command() -> None:
-    """Look at the certificates that were issued."""
+    """Look at the certificates that were issued, and revoke them."""
 
 
 def _serial(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -56,6 +58,8 @@ def _summary(found: RecordedCertificate) -> dict[str, Any]:
         "subject": found.subject,
         "names": list(found.names),
         "state": _state(found),
+        "revoked_at": None if found.revoked_at is None else timestamp(found.revoked_at),
+        "revocation_reason": found.revocation_reason,
         "not_before": timestamp(found.not_before),
         "not_after": timestamp(found.not_after),
         "issued_at": timestamp(found.issued_at),
@@ -63,6 +67,15 @@ def _summary(found: RecordedCertificate) -> dict[str, Any]:
         "profile": found.profile,
         "method": found.method,
         "identity": found.identity_name,
+    }
+
+
+def _details(found: RecordedCertificate) -> dict[str, Any]:
+    return _summary(found) | {
+        "enrolment": found.enrolment,
+        "spki_sha256": found.spki_sha256,
+        "invalidity_date": None if found.invalidity_date is None else timestamp(found.invalidity_date),
+        "ca_untold": found.untold_reason,
     }
 
 
@@ -111,11 +124,12 @@ def list_certificates(
         write_json([_summary(item) for item in found])
     else:
         write_table(
-            ["CA/SERIAL", "STATE", "EXPIRES", "SUBJECT", "NAMES", "IDENTITY"],
+            ["CA/SERIAL", "STATE", "REASON", "EXPIRES", "SUBJECT", "NAMES", "IDENTITY"],
             [
                 [
                     f"{item.ca}/{item.serial}",
                     _state(item),
+                    item.revocation_reason,
                     timestamp(item.not_after)[:19] + "Z",
                     item.subject,
                     ", ".join(item.names) or None,
@@ -148,13 +162,89 @@ def show(*, config: Path, pem: bool, as_json: bool, certificate: str) -> None:
     if pem:
         click.echo(text, nl=False)
         return
-    details = _summary(found) | {
-        "enrolment": found.enrolment,
-        "spki_sha256": found.spki_sha256,
-        "revoked_at": None if found.revoked_at is None else timestamp(found.revoked_at),
-        "revocation_reason": found.revocation_reason,
-    }
+    details = _details(found)
     if as_json:
         write_json(details | {"pem": text})
         return
     write_pairs({**details, "names": ", ".join(found.names) or None})
+
+
+REASONS = (
+    "unspecified",
+    "keyCompromise",
+    "cACompromise",
+    "affiliationChanged",
+    "superseded",
+    "cessationOfOperation",
+    "certificateHold",
+    "removeFromCRL",
+    "privilegeWithdrawn",
+    "aACompromise",
+)
+"""The names of `kipuka.x509.revocation.Reason`, which `kipuka --help` does without."""
+
+
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value} is not a time like 2030-01-31T12:00:00Z", ctx, param) from error
+    if moment.tzinfo is None:
+        raise click.BadParameter(f"{value} does not say its time zone: write {value}Z for UTC", ctx, param)
+    return moment
+
+
+@command.command()
+@config_option
+@click.option(
+    "--reason",
+    type=click.Choice(REASONS, case_sensitive=False),
+    default="unspecified",
+    show_default=True,
+    metavar="REASON",
+    help=f"Why, as RFC 5280 spells it: {', '.join(REASONS)}. removeFromCRL lifts a hold.",
+)
+@click.option(
+    "--invalidity-date", callback=_moment, metavar="TIME", help="Since when the key is thought to be compromised."
+)
+@click.option("--comment", metavar="TEXT", help="A line for the audit log.")
+@json_option
+@click.argument("certificate", metavar="ID")
+def revoke(
+    *,
+    config: Path,
+    reason: str,
+    invalidity_date: datetime | None,
+    comment: str | None,
+    as_json: bool,
+    certificate: str,
+) -> None:
+    """Revoke a certificate. ID is its SHA-256 fingerprint, CA/SERIAL, or a serial number that only one CA has used (RULES E4).
+
+    From then on it authenticates nobody, on open connections neither. With the reason keyCompromise its key is refused in new requests too.
+    A revocation is final, but certificateHold can be lifted (removeFromCRL) or made final, and any reason can become keyCompromise.
+    """
+    from kipuka.cli.host import with_revocations
+    from kipuka.revocation import RevocationOrder
+    from kipuka.x509.revocation import Reason
+
+    order = RevocationOrder(id=certificate, reason=Reason(reason), invalidity_date=invalidity_date, comment=comment)
+    revoked = with_revocations(config, order)
+    if as_json:
+        write_json(_details(revoked.certificate))
+    click.echo(_report(revoked, order), err=True)
+    if revoked.certificate.untold_reason is not None:
+        click.echo("the CA could not be told yet: the server goes on trying", err=True)
+
+
+def _report(revoked: Revoked, order: RevocationOrder) -> str:
+    name = f"{revoked.certificate.ca}/{revoked.certificate.serial}"
+    match revoked.change:
+        case "nothing":
+            return f"{name} was revoked for {order.reason.value} before"
+        case "hold_lifted":
+            return f"{name} is valid again"
+        case "revoked" | "amended":
+            return f"revoked {name} for {order.reason.value}"

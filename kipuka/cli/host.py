@@ -11,7 +11,8 @@ import copy
 import os
 import pwd
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -23,10 +24,21 @@ from kipuka.api.hooks import ENTRY_POINT_GROUP
 from kipuka.cli.options import CONFIG_HELP, config_file
 
 if TYPE_CHECKING:  # imported when a command needs them: `kipuka --help` does without the whole host
+    from kipuka.revocation import RevocationOrder
     from kipuka.runtime import Composition
+    from kipuka.store.certificates import Revoked
     from kipuka.store.database import Store
 
-__all__ = ["PluginHost", "open_ca", "operator", "plugin_group", "plugin_summaries", "run_as_operator", "with_store"]
+__all__ = [
+    "PluginHost",
+    "open_ca",
+    "operator",
+    "plugin_group",
+    "plugin_summaries",
+    "run_as_operator",
+    "with_revocations",
+    "with_store",
+]
 
 T = TypeVar("T")
 
@@ -69,22 +81,59 @@ def with_store(config: Path, work: Callable[[Store], Awaitable[T]]) -> T:
 @asynccontextmanager
 async def open_ca(composition: Composition, ca: str) -> AsyncGenerator[tuple[Store, CABackend], None]:
     """The store, and the opened backend of the `[[ca]]` item of that id."""
+    from kipuka.runtime import open_admin_store
+
+    async with open_admin_store(composition) as store, _open_backend(composition, ca, store) as backend:
+        yield store, backend
+
+
+@asynccontextmanager
+async def _open_backend(composition: Composition, ca: str, store: Store) -> AsyncGenerator[CABackend, None]:
     import structlog
     from structlog.typing import FilteringBoundLogger
 
-    from kipuka.runtime import BlockingPool, HostServices, open_admin_store
+    from kipuka.runtime import BlockingPool, HostServices
 
     item = composition.settings.ca(ca)
     kind = composition.plugins.ca_backends[item.backend]
-    async with open_admin_store(composition) as store:
-        pool = BlockingPool(workers=1)
-        try:
-            log = cast("FilteringBoundLogger", structlog.get_logger(item.backend))
-            services = HostServices(plugin=item.backend, store=store, pool=pool, clock=store.clock, log=log)
-            async with kind.open(item.settings, services) as backend:
-                yield store, backend
-        finally:
-            pool.close()
+    pool = BlockingPool(workers=1)
+    try:
+        log = cast("FilteringBoundLogger", structlog.get_logger(item.backend))
+        services = HostServices(plugin=item.backend, store=store, pool=pool, clock=store.clock, log=log)
+        async with kind.open(item.settings, services) as backend:
+            yield backend
+    finally:
+        pool.close()
+
+
+def with_revocations(config: Path, order: RevocationOrder) -> Revoked:
+    """Carry out an order to revoke, beside a running server, with the certificate's CA where that can be opened.
+
+    Where it cannot, the server is left to tell it: a certificate is taken back also while its CA is away.
+    """
+    from kipuka.revocation import Revocations
+    from kipuka.runtime import compose, open_admin_store
+    from kipuka.store import certificates
+
+    composition = compose(config, os.environ)
+    settings = composition.settings
+
+    async def opened() -> Revoked:
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_admin_store(composition))
+            found = await store.read(partial(certificates.find, id=order.id))
+            backends: dict[str, CABackend] = {}
+            if found is not None and any(item.id == found.ca for item in settings.cas):
+                try:
+                    backend = await stack.enter_async_context(_open_backend(composition, found.ca, store))
+                except Exception as error:  # noqa: BLE001 - a backend is a plugin, and may raise anything
+                    click.echo(f"the CA {found.ca} cannot be opened here: {type(error).__name__}", err=True)
+                else:
+                    backends[found.ca] = backend
+            revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
+            return await revocations.revoke(order)
+
+    return run_as_operator(opened())
 
 
 class PluginHost(CommandHost):

@@ -31,10 +31,10 @@ from kipuka.config.sections import (
     SinkHead,
     TLSSection,
 )
-from kipuka.config.validate import NOT_YET, later_problem, suggestion, unknown_key, validate
+from kipuka.config.validate import later_problem, suggestion, unknown_key, validate
 from kipuka.x509.profiles import Profile
 
-__all__ = ["HOST_SECTIONS", "LATER_SINKS", "SECTION_OF", "Host", "at", "read_host"]
+__all__ = ["HOST_SECTIONS", "SECTION_OF", "Host", "at", "read_host"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -54,9 +54,6 @@ HOST_SECTIONS: Mapping[str, type[BaseModel]] = {
     "audit": AuditSection,
     "log": LogSection,
 }
-
-LATER_SINKS = ("syslog",)
-"""Types of sinks that a later version brings (RULES K1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,9 +207,6 @@ class _Reading:
         path: KeyPath = ("audit", "sink")
         items = self._items(path)
         heads = self._each(SinkHead, path, items, shared=True)
-        for index, head in heads:
-            if head.type in LATER_SINKS:
-                self._say((*path, index, "type"), NOT_YET, 'write type = "file" or type = "stdout"')
         self._unique(path, [(index, head.id or head.type) for index, head in heads], "id", "sinks")
         return heads
 

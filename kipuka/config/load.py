@@ -14,7 +14,7 @@ from typing import Any
 from kipuka.api.errors import ConfigError, ConfigProblem
 from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
 from kipuka.config.document import Document, KeyPath, dotted, read_document
-from kipuka.config.host import HOST_SECTIONS, LATER_SINKS, SECTION_OF, Host, at, read_host
+from kipuka.config.host import HOST_SECTIONS, SECTION_OF, Host, at, read_host
 from kipuka.config.settings import Settings
 from kipuka.config.settle import Kinds, settle
 from kipuka.config.validate import later_problem, suggestion
@@ -56,8 +56,7 @@ class RawConfig:
         for index, head in self.host.cas:
             used.setdefault(head.backend, f"backend of {dotted(('ca', index), self.document.values)}")
         for index, head in self.host.sinks:
-            if head.type not in LATER_SINKS:
-                used.setdefault(head.type, f"type of {dotted(('audit', 'sink', index), self.document.values)}")
+            used.setdefault(head.type, f"type of {dotted(('audit', 'sink', index), self.document.values)}")
         return {name: where for name, where in used.items() if name not in self.host.disabled}
 
     def settle(

@@ -409,15 +409,23 @@ class AdminSection(Section):
         return self.bearer_token is not None and self.bearer_token.enabled
 
 
+OnFailure = Literal["continue", "block"]
+"""What the server does while a sink does not take its events."""
+
+
 class SinkHead(Section):
     """A place that audit events are sent to. The further keys of an item are those of its type."""
 
     type: str
-    """Name of the plugin that takes the events, for instance `file` or `stdout`."""
+    """Name of the plugin that takes the events, for instance `file`, `syslog` or `stdout`."""
 
     id: Identifier | None = None
     """Name under which the server remembers how far this sink has come. Default: its type. Needed where one type is
     used twice."""
+
+    on_failure: OnFailure = "continue"
+    """What happens while this sink does not take its events. `continue`: they wait in the database. `block`: they wait too, and
+    after five seconds enrolments and changes by the admin API are answered 503, until it has taken them."""
 
 
 class AuditSection(Section):

@@ -17,6 +17,7 @@ from kipuka.config.sections import (
     DatabaseSection,
     ESTSection,
     LogSection,
+    OnFailure,
     ServerSection,
     TLSSection,
 )
@@ -42,6 +43,7 @@ class SinkItem:
     id: str
     type: str
     settings: BaseModel
+    on_failure: OnFailure = "continue"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

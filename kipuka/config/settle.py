@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from kipuka.api.errors import ConfigError, ConfigProblem
 from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
 from kipuka.config.document import Document, KeyPath, dotted
-from kipuka.config.host import LATER_SINKS, SECTION_OF, Host, at
+from kipuka.config.host import SECTION_OF, Host, at
 from kipuka.config.sections import CAHead, DatabaseSection, ESTSection, LabelItem, SinkHead
 from kipuka.config.settings import CAItem, Label, Settings, SinkItem
 from kipuka.config.validate import suggestion, validate
@@ -160,7 +160,7 @@ class _Settling:
     def _sinks(self) -> tuple[SinkItem, ...]:
         items: list[SinkItem] = []
         for index, head in self.host.sinks:
-            if head.type in self.host.disabled or head.type in LATER_SINKS:
+            if head.type in self.host.disabled:
                 continue
             path: KeyPath = ("audit", "sink", index)
             kind = self.kinds.audit_sinks.get(head.type)
@@ -169,7 +169,8 @@ class _Settling:
                 continue
             settings = self._item(head.type, kind.config, SinkHead, path)
             if settings is not None:
-                items.append(SinkItem(id=head.id or head.type, type=head.type, settings=settings))
+                sink_id = head.id or head.type
+                items.append(SinkItem(id=sink_id, type=head.type, settings=settings, on_failure=head.on_failure))
         return tuple(items)
 
     def _item(self, name: str, model: type[BaseModel], head: type[BaseModel], path: KeyPath) -> BaseModel | None:

@@ -43,7 +43,6 @@ LATER: Mapping[tuple[str, ...], str] = {
     ("est", "label", "csrattrs"): "take the key out",
     ("est", "label", "registration_authorities"): "take the key out",
     ("profile", "allow_expired_for"): "take the key out; an expired certificate cannot renew",
-    ("audit", "sink", "on_failure"): "take the key out; a sink that is down gets its events later",
 }
 """Keys and sections that a later version brings (RULES K1), without positions, and what to do now."""
 

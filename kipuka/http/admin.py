@@ -25,6 +25,7 @@ from kipuka.api import (
     Services,
 )
 from kipuka.api.errors import RequestError
+from kipuka.audit.gate import AuditGate
 from kipuka.http.door import Visit, authorization_of, check_body, path_of, refuse_cross_site, require_media_type
 from kipuka.http.responses import STATUS, no_content
 from kipuka.store.context import audit_context
@@ -45,9 +46,10 @@ class MountedRoute:
 class AdminResources:
     """Serves the mounted routes to authenticated administrators."""
 
-    def __init__(self, *, administrators: Administrators, store: Store) -> None:
+    def __init__(self, *, administrators: Administrators, store: Store, audit_gate: AuditGate) -> None:
         self._administrators = administrators
         self._store = store
+        self._audit_gate = audit_gate
 
     async def serve(self, request: Request, visit: Visit, mounted: MountedRoute, path: Mapping[str, str]) -> Response:
         """Authenticate, validate, call the handler, render; each access is audited before it is answered."""
@@ -56,6 +58,8 @@ class AdminResources:
         audit_context.set(replace(audit_context.get(), identity=f"admin:{administrator.name}"))
         _refuse_nul([*path.values(), *request.args.keys(), *request.args.values()])
         route = mounted.route
+        if route.method != "GET":
+            await self._audit_gate.require()
         reply = await mounted.route.handler(
             mounted.opened,
             AdminRequest(

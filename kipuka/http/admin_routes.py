@@ -1,11 +1,12 @@
 """The host's own admin routes: recorded certificates and lock-outs.
 
 In the room: their models and handlers, in the same form as a plugin's. Not in the room: authentication and HTTP
-(`kipuka.http.admin`).
+(`kipuka.http.admin`), revocation (`kipuka.http.revocation_routes`).
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Literal
 
@@ -26,7 +27,7 @@ from kipuka.api import (
 from kipuka.store import certificates, lockouts
 from kipuka.store.database import Store
 
-__all__ = ["host_routes"]
+__all__ = ["CertificateDetail", "detail_of", "host_routes"]
 
 
 class CertificateSummary(BaseModel):
@@ -40,6 +41,10 @@ class CertificateSummary(BaseModel):
     subject: str
     names: tuple[str, ...]
     state: str
+    """`valid`, `expired` or `revoked`."""
+    revoked_at: str | None
+    revocation_reason: str | None
+    """As RFC 5280, 5.3.1 spells it; `certificateHold` is not final."""
     not_before: str
     not_after: str
     issued_at: str
@@ -54,8 +59,9 @@ class CertificateDetail(CertificateSummary):
 
     enrolment: str
     spki_sha256: str
-    revoked_at: str | None
-    revocation_reason: str | None
+    invalidity_date: str | None
+    ca_untold: str | None
+    """The reason, where the revocation holds here but the CA has still to be told of it."""
     pem: str
 
 
@@ -95,14 +101,17 @@ class LockoutList(BaseModel):
     lockouts: tuple[LockoutSummary, ...]
 
 
-def _summary(found: certificates.RecordedCertificate) -> dict[str, object]:
+def _summary(found: certificates.RecordedCertificate, now: datetime) -> dict[str, object]:
+    expired = found.state == "valid" and found.not_after < now
     return {
         "id": found.fingerprint,
         "ca": found.ca,
         "serial": found.serial,
         "subject": found.subject,
         "names": found.names,
-        "state": found.state,
+        "state": "expired" if expired else found.state,
+        "revoked_at": None if found.revoked_at is None else timestamp(found.revoked_at),
+        "revocation_reason": found.revocation_reason,
         "not_before": timestamp(found.not_before),
         "not_after": timestamp(found.not_after),
         "issued_at": timestamp(found.issued_at),
@@ -111,6 +120,21 @@ def _summary(found: certificates.RecordedCertificate) -> dict[str, object]:
         "method": found.method,
         "identity": found.identity_name,
     }
+
+
+def detail_of(found: certificates.RecordedCertificate, now: datetime) -> CertificateDetail:
+    """All that is known of a certificate."""
+    pem = x509.load_der_x509_certificate(found.der).public_bytes(Encoding.PEM).decode("ascii")
+    return CertificateDetail.model_validate(
+        _summary(found, now)
+        | {
+            "enrolment": found.enrolment,
+            "spki_sha256": found.spki_sha256,
+            "invalidity_date": None if found.invalidity_date is None else timestamp(found.invalidity_date),
+            "ca_untold": found.untold_reason,
+            "pem": pem,
+        }
+    )
 
 
 async def list_certificates(store: Store, request: AdminRequest) -> AdminReply:
@@ -129,7 +153,7 @@ async def list_certificates(store: Store, request: AdminRequest) -> AdminReply:
         )
     except ValueError as error:
         raise MalformedRequest(f"the query cannot be answered: {error}") from error
-    found = tuple(CertificateSummary.model_validate(_summary(item)) for item in page.items)
+    found = tuple(CertificateSummary.model_validate(_summary(item, store.clock())) for item in page.items)
     return AdminReply(body=CertificateList(certificates=found, next=page.next))
 
 
@@ -139,18 +163,7 @@ async def show_certificate(store: Store, request: AdminRequest) -> AdminReply:
     found = await store.read(partial(certificates.find, id=wanted))
     if found is None:
         raise UnknownResource("there is no such certificate")
-    pem = x509.load_der_x509_certificate(found.der).public_bytes(Encoding.PEM).decode("ascii")
-    detail = CertificateDetail.model_validate(
-        _summary(found)
-        | {
-            "enrolment": found.enrolment,
-            "spki_sha256": found.spki_sha256,
-            "revoked_at": None if found.revoked_at is None else timestamp(found.revoked_at),
-            "revocation_reason": found.revocation_reason,
-            "pem": pem,
-        }
-    )
-    return AdminReply(body=detail)
+    return AdminReply(body=detail_of(found, store.clock()))
 
 
 async def list_lockouts(store: Store, _request: AdminRequest) -> AdminReply:

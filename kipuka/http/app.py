@@ -40,6 +40,7 @@ from kipuka.http.door import Visit, enter, path_of, require_plain_path
 from kipuka.http.est import EstResources
 from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
+from kipuka.http.revocation_routes import revocation_routes
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
 from kipuka.http.tls import HandshakeFailure, TLSMaterial, build_context
 from kipuka.runtime import Runtime
@@ -94,8 +95,12 @@ def _mount_est(app: Quart, runtime: Runtime) -> None:
 
 
 def _mount_admin(app: Quart, runtime: Runtime, administrators: Administrators) -> None:
-    resources = AdminResources(administrators=administrators, store=runtime.store)
+    resources = AdminResources(administrators=administrators, store=runtime.store, audit_gate=runtime.audit_gate)
     host = [MountedRoute(route=route, opened=runtime.store, services=runtime.host_services) for route in host_routes()]
+    host += [
+        MountedRoute(route=route, opened=runtime.revocations, services=runtime.host_services)
+        for route in revocation_routes()
+    ]
     plugins = [MountedRoute(route=item.route, opened=item.opened, services=item.services) for item in runtime.routes]
     for mounted in (*host, *plugins):
         _mount_route(app, runtime, resources, mounted)

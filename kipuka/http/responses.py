@@ -36,6 +36,7 @@ STATUS: Mapping[type[errors.KipukaError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.RequestTooLarge: 413,
     errors.BackendUnavailable: 503,
+    errors.AuditUnavailable: 503,
     errors.BackendFault: 503,
 }
 """Which status each error gets (RULES C3). Nothing that is raised on purpose is a 500."""

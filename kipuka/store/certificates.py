@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,20 +22,25 @@ from kipuka.api.errors import Conflict
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.store.tables import certificates, moment
 from kipuka.x509.names import format_dn, holder_digest
+from kipuka.x509.revocation import Change, Reason, change_of
 
 __all__ = [
     "CertificateState",
     "KeyStanding",
     "Page",
     "RecordedCertificate",
+    "Revoked",
     "add",
     "find",
     "find_by_fingerprint",
+    "is_revoked",
     "key_standing",
     "listing",
     "normal_serial",
     "revoke",
     "serial_is_used",
+    "told",
+    "untold",
 ]
 
 CertificateState = Literal["valid", "expired", "revoked"]
@@ -69,6 +74,8 @@ class RecordedCertificate:
     state: str = "valid"
     revoked_at: datetime | None = None
     revocation_reason: str | None = None  # as RFC 5280 spells it: "keyCompromise"
+    invalidity_date: datetime | None = None  # RFC 5280, 5.3.2
+    untold_reason: str | None = None  # what the CA has still to be told
 
     @classmethod
     def of(
@@ -106,6 +113,15 @@ class RecordedCertificate:
             enrolment=enrolment,
             issued_at=issued_at,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revoked:
+    """What `revoke` did: the certificate as it is recorded now, what changed, and the reason that stood there before."""
+
+    certificate: RecordedCertificate
+    change: Change
+    before: Reason | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,6 +188,8 @@ def add(tx: Tx, certificate: RecordedCertificate) -> None:
             "state": certificate.state,
             "revoked_at": None if certificate.revoked_at is None else timestamp(certificate.revoked_at),
             "revocation_reason": certificate.revocation_reason,
+            "invalidity_date": None if certificate.invalidity_date is None else timestamp(certificate.invalidity_date),
+            "untold_reason": certificate.untold_reason,
         },
     )
 
@@ -194,6 +212,12 @@ def key_standing(tx: ReadTx, *, spki_sha256: str, holder_sha256: str) -> KeyStan
     """
     row = tx.execute(_KEY_STANDING, {"spki": spki_sha256, "holder": holder_sha256}).one()
     return KeyStanding(compromised=bool(row.compromised), has_another_holder=bool(row.has_another_holder))
+
+
+def is_revoked(tx: Tx, fingerprint: str) -> bool:
+    """Whether it is recorded as revoked. It stays as it is until the transaction ends: a revocation on another node waits."""
+    statement = select(certificates.c.state).where(certificates.c.fingerprint == fingerprint)
+    return tx.execute(statement.with_for_update(read=True)).scalar_one_or_none() == "revoked"
 
 
 def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - what the admin's path calls it
@@ -270,12 +294,71 @@ def listing(
     return Page(items=items[:limit], next=f"{timestamp(last.issued_at)}~{last.fingerprint}")
 
 
-def revoke(tx: Tx, fingerprint: str, *, reason: str) -> bool:
-    """Mark a certificate revoked now, for `reason` as RFC 5280 spells it; False when it is unknown or revoked already."""
+def revoke(
+    tx: Tx, fingerprint: str, *, reason: Reason, invalidity_date: datetime | None = None, tell: bool = False
+) -> Revoked:
+    """Revoke a certificate that is recorded, or lift its hold, as `kipuka.x509.revocation` allows.
+
+    With `tell` the change is noted as one that the CA has still to be told. Raises `Conflict`; nothing was written then.
+    """
+    # Another node may be at it too: the row stays as it is read here.
+    row = select(certificates).where(certificates.c.fingerprint == fingerprint).with_for_update()
+    found = _read(tx.execute(row).mappings().one())
+    before = None if found.revocation_reason is None else Reason(found.revocation_reason)
+    change = change_of(before, reason)
+    if change == "nothing" and invalidity_date is not None and invalidity_date != found.invalidity_date:
+        change = "amended"
+    untold_reason = reason.value if tell else found.untold_reason
+    match change:
+        case "nothing":
+            return Revoked(certificate=found, change=change, before=before)
+        case "hold_lifted":
+            changed = replace(
+                found,
+                state="valid",
+                revoked_at=None,
+                revocation_reason=None,
+                invalidity_date=None,
+                untold_reason=untold_reason,
+            )
+        case "revoked" | "amended":
+            changed = replace(
+                found,
+                state="revoked",
+                revoked_at=found.revoked_at or tx.now,
+                revocation_reason=reason.value,
+                invalidity_date=invalidity_date or found.invalidity_date,
+                untold_reason=untold_reason,
+            )
+    tx.execute(
+        update(certificates)
+        .where(certificates.c.fingerprint == fingerprint)
+        .values(
+            state=changed.state,
+            revoked_at=None if changed.revoked_at is None else timestamp(changed.revoked_at),
+            revocation_reason=changed.revocation_reason,
+            invalidity_date=None if changed.invalidity_date is None else timestamp(changed.invalidity_date),
+            untold_reason=changed.untold_reason,
+        )
+    )
+    return Revoked(certificate=changed, change=change, before=before)
+
+
+def untold(tx: ReadTx, cas: Collection[str], *, limit: int) -> tuple[RecordedCertificate, ...]:
+    """Certificates of these CAs whose revocation, or its end, the CA has still to be told."""
+    c = certificates.c
+    statement = (
+        select(certificates).where(c.untold_reason.is_not(None), c.ca.in_(cas)).order_by(c.fingerprint).limit(limit)
+    )
+    return tuple(_read(row) for row in tx.execute(statement).mappings())
+
+
+def told(tx: Tx, fingerprint: str, reason: str) -> bool:
+    """The CA knows it; False when something else is to be told by now, or nothing."""
     statement = (
         update(certificates)
-        .where(certificates.c.fingerprint == fingerprint, certificates.c.state == "valid")
-        .values(state="revoked", revoked_at=timestamp(tx.now), revocation_reason=reason)
+        .where(certificates.c.fingerprint == fingerprint, certificates.c.untold_reason == reason)
+        .values(untold_reason=None)
     )
     return tx.execute(statement).rowcount == 1
 
@@ -284,7 +367,8 @@ def _read(row: RowMapping) -> RecordedCertificate:
     values: dict[str, Any] = {str(column): value for column, value in row.items()}
     for column in ("not_before", "not_after", "issued_at"):
         values[column] = moment(values[column])
-    if values["revoked_at"] is not None:
-        values["revoked_at"] = moment(values["revoked_at"])
+    for column in ("revoked_at", "invalidity_date"):
+        if values[column] is not None:
+            values[column] = moment(values[column])
     values["names"] = tuple(json.loads(values["names"]))
     return RecordedCertificate(**values)

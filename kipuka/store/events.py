@@ -7,7 +7,7 @@ In the room: the values between the writer and the chain, and functions of a tra
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,7 +29,9 @@ __all__ = [
     "append",
     "cursor",
     "cursors",
+    "failing",
     "heads",
+    "set_failing",
     "stored",
     "tail",
 ]
@@ -167,6 +169,27 @@ def advance(tx: Tx, node: str, sink: str, sequence: int) -> None:
         tx.add(audit_cursors, {"node": node, "sink": sink, "sequence": sequence})
     elif found < sequence:
         tx.execute(update(audit_cursors).where(c.node == node, c.sink == sink).values(sequence=sequence))
+
+
+def failing(tx: ReadTx, node: str, sinks: Collection[str]) -> dict[str, datetime]:
+    """Those of the node's sinks that do not take their events at the moment, and since when."""
+    c = audit_cursors.c
+    statement = select(c.sink, c.failing_since).where(c.node == node, c.sink.in_(sinks), c.failing_since.is_not(None))
+    return {row.sink: moment(row.failing_since) for row in tx.execute(statement)}
+
+
+def set_failing(tx: Tx, node: str, sink: str, since: datetime | None) -> None:
+    """Note that a sink takes nothing since then, or (None) that it does again. The first time of an outage stays."""
+    c = audit_cursors.c
+    found = tx.execute(select(c.failing_since).where(c.node == node, c.sink == sink)).first()
+    if found is None:
+        failing_since = None if since is None else timestamp(since)
+        tx.add(audit_cursors, {"node": node, "sink": sink, "sequence": 0, "failing_since": failing_since})
+    elif since is None:
+        tx.execute(update(audit_cursors).where(c.node == node, c.sink == sink).values(failing_since=None))
+    elif found.failing_since is None:
+        values = {"failing_since": timestamp(since)}
+        tx.execute(update(audit_cursors).where(c.node == node, c.sink == sink).values(**values))
 
 
 def _read(row: Row[Any]) -> AuditRecord:

@@ -77,6 +77,8 @@ certificates = Table(
     Column("state", String(16), nullable=False),
     Column("revoked_at", String(27)),
     Column("revocation_reason", String(32)),
+    Column("invalidity_date", String(27)),  # since when the key is thought to be compromised (RFC 5280, 5.3.2)
+    Column("untold_reason", String(32)),  # what the CA has still to be told, as the last revocation's reason
     UniqueConstraint("ca", "serial"),
     CheckConstraint("(state = 'revoked') = (revoked_at IS NOT NULL)", name="revoked_has_time"),
     Index(None, "serial"),
@@ -84,6 +86,12 @@ certificates = Table(
     Index(None, "spki_sha256", "holder_sha256"),
     Index(None, "spki_sha256", "revocation_reason"),
     Index(None, "issued_at", "fingerprint"),
+    Index(
+        "ix_certificates_untold",
+        "ca",
+        sqlite_where=text("untold_reason IS NOT NULL"),
+        postgresql_where=text("untold_reason IS NOT NULL"),
+    ),
 )
 
 enrolments = Table(
@@ -147,6 +155,7 @@ audit_cursors = Table(
     Column("node", String(255), primary_key=True),
     Column("sink", String(255), primary_key=True),
     Column("sequence", Integer, nullable=False),  # the last event that the sink has safely
+    Column("failing_since", String(27)),  # the first attempt that failed since the last that did not
 )
 
 lockout_failures = Table(

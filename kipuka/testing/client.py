@@ -504,9 +504,16 @@ class ESTClient:
             "POST", est_path(operation, label), headers=fields, body=body, chunked=chunked, connection=connection
         )
 
-    def reenroll(self, csr: Request | bytes, *, label: str | None = None, encoding: BodyEncoding = "64-lf") -> Response:
+    def reenroll(
+        self,
+        csr: Request | bytes,
+        *,
+        label: str | None = None,
+        encoding: BodyEncoding = "64-lf",
+        connection: ESTConnection | None = None,
+    ) -> Response:
         """POST simplereenroll (RFC 7030, 4.2.2)."""
-        return self.enroll(csr, operation="simplereenroll", label=label, encoding=encoding)
+        return self.enroll(csr, operation="simplereenroll", label=label, encoding=encoding, connection=connection)
 
 
 def est_path(operation: str, label: str | None = None, *, base: str = BASE_PATH) -> str:

@@ -38,6 +38,7 @@ from kipuka.store.schema import upgrade
 from kipuka.testing.pki import make_csr, make_key, make_root
 from kipuka.x509.names import subject_for
 from kipuka.x509.profiles import Profile
+from kipuka.x509.revocation import Reason
 
 ROOT = make_root()
 CLAIM = Claim(plugin="spending", ref="t1")
@@ -434,7 +435,7 @@ async def test_a_compromised_key_is_refused_to_its_own_name_too(world):
     csr = make_csr(common_name="x", key=make_key())
     await here.enrol(csr)
     (recorded,) = await here.recorded()
-    await here.store.write(partial(certificates.revoke, fingerprint=recorded.fingerprint, reason="keyCompromise"))
+    await here.store.write(partial(certificates.revoke, fingerprint=recorded.fingerprint, reason=Reason.KEY_COMPROMISE))
     with pytest.raises(KeyRefused, match="compromise"):
         await here.enrol(csr)
 

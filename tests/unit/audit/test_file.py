@@ -111,6 +111,34 @@ async def test_a_file_that_was_renamed_is_followed_by_a_new_one(path, opened, re
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_file_that_was_copied_and_truncated_begins_anew(path, opened, records):
+    """`copytruncate` of logrotate: what is written between its two steps is lost to it, but nothing is written beyond a hole."""
+    async with opened() as sink:
+        await sink.write(records[:3])
+        copy = path.with_suffix(".1")
+        copy.write_bytes(path.read_bytes())
+        os.truncate(path, 0)
+        await sink.write(records[3:])
+    assert path.read_text() == "".join(f"{record.to_json()}\n" for record in records[3:])
+    assert verify_file(path).intact
+    assert len(copy.read_text().splitlines()) == 3
+
+
+async def test_a_folder_that_goes_and_comes_back_has_the_whole_log(path, services, records):
+    """DESIGN guarantee 7: a disk that was not mounted for a while."""
+    folder = path.parent / "disk"
+    folder.mkdir()
+    settings = FileSinkSettings(path=folder / "audit.jsonl")
+    async with open_file_sink(settings, services) as sink:
+        await sink.write(records[:2])
+        away = folder.rename(folder.with_name("away"))
+        with pytest.raises(FileNotFoundError):
+            await sink.write(records[2:])
+        away.rename(folder)
+        await sink.write(records[2:])
+    assert settings.path.read_text().splitlines() == [record.to_json() for record in records]
+
+
 async def test_a_full_disk_raises_and_the_records_come_again_whole(path, opened, records, monkeypatch):
     real = os.write
 

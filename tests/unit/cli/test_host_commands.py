@@ -134,7 +134,7 @@ def test_tail_shows_no_control_character_of_a_client(deployment, kipuka):
     text = kipuka("audit", "tail").stdout
     assert "\u202e" not in text
     assert "\x1b" not in text
-    assert "path=/\\x1b[2J\\u202e" in text
+    assert "path=/\\1B[2J\\E2\\80\\AE" in text
 
 
 # --- tokens of administrators ---
@@ -336,3 +336,32 @@ def test_check_fails_for_a_warning_only_when_it_is_told_to(deployment, kipuka):
     deployment.configure({"tls": {"client_auth": {"mode": "none"}}})
     assert "0 errors" in kipuka("check").stdout
     kipuka("check", "--strict", expect=1)
+
+
+def test_a_certificate_is_revoked_also_where_its_ca_cannot_be_opened(deployment, kipuka, kipuka_json):
+    """RULES K7: the record decides, and the CA is the server's to tell."""
+    (row,) = kipuka_json("cert", "list")
+    key = deployment.directory / deployment.settings["ca"][0]["key"]
+    key.rename(key.with_name("away"))
+    done = kipuka("cert", "revoke", row["fingerprint"], "--reason", "superseded")
+    assert "cannot be opened here" in done.stderr
+    assert "the server goes on trying" in done.stderr
+    assert kipuka_json("cert", "show", row["serial"])["ca_untold"] == "superseded"
+    key.with_name("away").rename(key)
+    done = kipuka("cert", "revoke", f"{row['ca']}/{row['serial']}", "--reason", "superseded")
+    assert "revoked for superseded before" in done.stderr
+    assert kipuka_json("cert", "show", row["serial"])["ca_untold"] is None
+
+
+def test_a_wrong_reason_or_time_is_a_misuse(deployment, kipuka):
+    for words in (["--reason", "boredom"], ["--invalidity-date", "yesterday"], ["--invalidity-date", "2026-01-31"]):
+        kipuka("cert", "revoke", "1", *words, expect=2)
+
+
+def test_each_sink_and_how_far_it_has_come_is_shown(deployment, kipuka, kipuka_json):
+    """Before the server has run once nothing was carried."""
+    (row,) = kipuka_json("audit", "sinks")
+    assert (row["id"], row["type"], row["on_failure"], row["sequence"]) == ("file", "file", "continue", 0)
+    assert row["behind"] > 0
+    assert row["failing_since"] is None
+    assert "ON FAILURE" in kipuka("audit", "sinks").stdout

@@ -304,8 +304,6 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
             '[[profile]]\nname = "default"\nextended_key_usage = ["1.3.6.1.5.5.7.3.28"]',
             "profile[default].extended_key_usage[0]",
         ),
-        ('[[audit.sink]]\ntype = "jotter"\non_failure = "refuse"', "audit.sink[jotter].on_failure"),
-        ('[[audit.sink]]\ntype = "syslog"', "audit.sink[syslog].type"),
     ],
 )
 def test_what_a_later_version_brings_is_refused_and_never_ignored(tmp_path, text, key):

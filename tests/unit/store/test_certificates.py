@@ -19,6 +19,7 @@ from sqlalchemy.dialects import sqlite
 from kipuka.api import BackendFault, Conflict
 from kipuka.store import certificates
 from kipuka.store.certificates import KeyStanding, RecordedCertificate
+from kipuka.x509.revocation import Reason
 
 ISSUED = datetime(2026, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -158,13 +159,13 @@ async def test_a_key_has_another_holder_when_one_of_its_certificates_has(store, 
     assert standing == KeyStanding(compromised=False, has_another_holder=another)
 
 
-@pytest.mark.parametrize(("reason", "compromised"), [("keyCompromise", True), ("superseded", False)])
+@pytest.mark.parametrize(("reason", "compromised"), [(Reason.KEY_COMPROMISE, True), (Reason.SUPERSEDED, False)])
 async def test_a_key_is_compromised_when_one_of_its_certificates_was_revoked_for_that(
     store, record, reason, compromised
 ):
     """RULES F5."""
     await record(a_record(1, spki_sha256="aa"), a_record(2, spki_sha256="aa"), a_record(3, spki_sha256="bb"))
-    assert await store.write(partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason=reason))
+    await store.write(partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason=reason))
     for spki, expected in (("aa", compromised), ("bb", False)):
         standing = await store.read(partial(certificates.key_standing, spki_sha256=spki, holder_sha256="55"))
         assert standing.compromised == expected
@@ -208,7 +209,7 @@ async def test_a_listing_is_narrowed_by_subject_serial_and_state(store, record, 
         a_record(2, subject="CN=100%_Real", names=()),
         a_record(3, not_after=ISSUED + timedelta(days=1)),
     )
-    await store.write(partial(certificates.revoke, fingerprint=a_record(2).fingerprint, reason="keyCompromise"))
+    await store.write(partial(certificates.revoke, fingerprint=a_record(2).fingerprint, reason=Reason.KEY_COMPROMISE))
 
     async def serials(**filters):
         page = await store.read(partial(certificates.listing, **filters))
@@ -232,13 +233,52 @@ async def test_a_listing_refuses_what_it_cannot_read(store, wrong):
         await store.read(partial(certificates.listing, **wrong))
 
 
-async def test_a_certificate_is_revoked_once(store, record, clock):
+async def test_a_certificate_is_revoked_once_and_its_time_stays(store, record, clock):
     await record(a_record(1))
-    revoke = partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason="keyCompromise")
-    assert await store.write(revoke)
+    revoke = partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason=Reason.SUPERSEDED)
+    assert (await store.write(revoke)).change == "revoked"
     first = clock()
     clock.advance(60)
-    assert not await store.write(revoke)
+    assert (await store.write(revoke)).change == "nothing"
+    stronger = partial(revoke, reason=Reason.KEY_COMPROMISE, invalidity_date=ISSUED)
+    assert (await store.write(stronger)).change == "amended"
     found = await store.read(partial(certificates.find, id="1"))
     assert (found.state, found.revoked_at, found.revocation_reason) == ("revoked", first, "keyCompromise")
-    assert not await store.write(partial(certificates.revoke, fingerprint="00", reason="keyCompromise"))
+    assert found.invalidity_date == ISSUED
+
+
+async def test_a_refused_revocation_writes_nothing(store, record):
+    await record(a_record(1))
+    revoke = partial(certificates.revoke, fingerprint=a_record(1).fingerprint)
+    await store.write(partial(revoke, reason=Reason.SUPERSEDED))
+    before = await store.read(partial(certificates.find, id="1"))
+    with pytest.raises(Conflict):
+        await store.write(partial(revoke, reason=Reason.CERTIFICATE_HOLD, invalidity_date=ISSUED, tell=True))
+    assert await store.read(partial(certificates.find, id="1")) == before
+
+
+async def test_a_lifted_hold_leaves_no_trace_in_the_record(store, record):
+    await record(a_record(1))
+    before = await store.read(partial(certificates.find, id="1"))
+    for reason in (Reason.CERTIFICATE_HOLD, Reason.REMOVE_FROM_CRL):
+        await store.write(
+            partial(certificates.revoke, fingerprint=a_record(1).fingerprint, reason=reason, invalidity_date=None)
+        )
+    assert await store.read(partial(certificates.find, id="1")) == before
+
+
+async def test_what_a_ca_has_to_be_told_is_kept_until_just_that_was_told(store, record):
+    await record(a_record(1), a_record(2, ca="other"), a_record(3))
+    for number, reason in ((1, Reason.CERTIFICATE_HOLD), (2, Reason.SUPERSEDED)):
+        fingerprint = a_record(number).fingerprint
+        await store.write(partial(certificates.revoke, fingerprint=fingerprint, reason=reason, tell=True))
+    look = partial(certificates.untold, cas=["main"], limit=10)
+    (found,) = await store.read(look)
+    assert (found.serial, found.untold_reason) == ("1", "certificateHold")
+    lift = partial(certificates.revoke, fingerprint=found.fingerprint, reason=Reason.REMOVE_FROM_CRL, tell=True)
+    await store.write(lift)
+    assert not await store.write(partial(certificates.told, fingerprint=found.fingerprint, reason="certificateHold"))
+    (found,) = await store.read(look)
+    assert (found.state, found.untold_reason) == ("valid", "removeFromCRL")
+    assert await store.write(partial(certificates.told, fingerprint=found.fingerprint, reason="removeFromCRL"))
+    assert await store.read(look) == ()

@@ -32,6 +32,8 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("revoked_at", sa.String(27)),
         sa.Column("revocation_reason", sa.String(32)),
+        sa.Column("invalidity_date", sa.String(27)),
+        sa.Column("untold_reason", sa.String(32)),
         sa.PrimaryKeyConstraint("fingerprint", name=op.f("pk_certificates")),
         sa.UniqueConstraint("ca", "serial", name=op.f("uq_certificates_ca_serial")),
         sa.CheckConstraint(
@@ -42,6 +44,13 @@ def upgrade() -> None:
     for column in ("holder_sha256", "revocation_reason"):
         op.create_index(op.f(f"ix_certificates_spki_sha256_{column}"), "certificates", ["spki_sha256", column])
     op.create_index(op.f("ix_certificates_issued_at_fingerprint"), "certificates", ["issued_at", "fingerprint"])
+    op.create_index(
+        "ix_certificates_untold",
+        "certificates",
+        ["ca"],
+        sqlite_where=sa.text("untold_reason IS NOT NULL"),
+        postgresql_where=sa.text("untold_reason IS NOT NULL"),
+    )
 
     op.create_table(
         "enrolments",
@@ -109,6 +118,7 @@ def upgrade() -> None:
         sa.Column("node", sa.String(255), nullable=False),
         sa.Column("sink", sa.String(255), nullable=False),
         sa.Column("sequence", sa.Integer, nullable=False),
+        sa.Column("failing_since", sa.String(27)),
         sa.PrimaryKeyConstraint("node", "sink", name=op.f("pk_audit_cursors")),
     )
 

@@ -1,0 +1,111 @@
+"""A collector that we did not write: rsyslog takes the events of a real server, over TCP, UDP and a local socket, through an outage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from kipuka.testing.server import free_port, wait_until
+
+pytestmark = [pytest.mark.server, pytest.mark.interop]
+
+CONFIGURATION = """
+global(workDirectory="{folder}" maxMessageSize="64k")
+module(load="imtcp")
+module(load="imudp")
+module(load="imuxsock" SysSock.Use="off")
+template(name="json" type="string" string="%msg%\\n")
+template(name="facts" type="string" string="%pri% %app-name% %msgid% %structured-data%\\n")
+ruleset(name="keep-tcp") {{
+  action(type="omfile" file="{folder}/tcp.jsonl" template="json")
+  action(type="omfile" file="{folder}/tcp.facts" template="facts")
+}}
+ruleset(name="keep-udp") {{ action(type="omfile" file="{folder}/udp.jsonl" template="json") }}
+ruleset(name="keep-unix") {{ action(type="omfile" file="{folder}/unix.jsonl" template="json") }}
+input(type="imtcp" address="127.0.0.1" port="{port}" ruleset="keep-tcp")
+input(type="imudp" address="127.0.0.1" port="{port}" ruleset="keep-udp")
+input(type="imuxsock" Socket="{folder}/log" UseSpecialParser="off" Ruleset="keep-unix")
+"""
+
+
+class Rsyslog:
+    def __init__(self, folder):
+        self.folder, self.port = folder, free_port()
+        self._process = None
+        (folder / "rsyslog.conf").write_text(CONFIGURATION.format(folder=folder, port=self.port))
+
+    def start(self):
+        command = ["rsyslogd", "-n", "-f", str(self.folder / "rsyslog.conf"), "-i", str(self.folder / "rsyslog.pid")]
+        with (self.folder / "rsyslog.err").open("ab") as errors:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+        wait_until((self.folder / "rsyslog.pid").exists, what="rsyslog")
+
+    def stop(self):
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+            (self.folder / "rsyslog.pid").unlink(missing_ok=True)
+
+    def events(self, way):
+        file = self.folder / f"{way}.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def rsyslog(tmp_path_factory) -> Iterator[Rsyslog]:
+    if shutil.which("rsyslogd") is None:
+        pytest.fail("rsyslogd is not there: make test-tools")
+    collector = Rsyslog(tmp_path_factory.mktemp("rsyslog"))
+    collector.start()
+    yield collector
+    collector.stop()
+
+
+@pytest.fixture(scope="module")
+def server(kipuka_servers, rsyslog):
+    address = f"127.0.0.1:{rsyslog.port}"
+    sinks = [
+        {"type": "file", "path": "audit.jsonl"},
+        {"type": "syslog", "id": "tcp", "transport": "tcp", "address": address},
+        {"type": "syslog", "id": "udp", "transport": "udp", "address": address},
+        {"type": "syslog", "id": "unix", "address": str(rsyslog.folder / "log")},
+    ]
+    return kipuka_servers({"audit": {"sink": sinks}})
+
+
+def test_every_event_arrives_and_the_collectors_copy_verifies(server, rsyslog):
+    """RULES I1: what rsyslog wrote down is the chain, to the letter of its JSON."""
+    server.enrol("to-rsyslog")
+    last = server.wait_for_audit("certificate_issued", subject="CN=to-rsyslog")["sequence"]
+    for way in ("tcp", "udp", "unix"):
+        wait_until(lambda way=way: [e["sequence"] for e in rsyslog.events(way)][-1:] >= [last], what=f"{way}.jsonl")
+        copy = rsyslog.folder / f"{way}.jsonl"
+        assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(copy)).stdout
+    facts = (rsyslog.folder / "tcp.facts").read_text().splitlines()
+    (line,) = [line for line in facts if f' sequence="{last}" ' in line]
+    assert line.startswith("86 kipuka certificate_issued [kipuka@32473 node=")
+    assert ' identity="otp:to-rsyslog"' in line
+
+
+def test_after_an_outage_of_the_collector_nothing_is_missing(server, rsyslog):
+    """DESIGN guarantee 7."""
+    rsyslog.stop()
+    for number in range(5):
+        server.enrol(f"in-the-dark-{number}")
+    last = server.wait_for_audit("certificate_issued", subject="CN=in-the-dark-4")["sequence"]
+    rsyslog.start()
+    for way in ("tcp", "unix"):
+        wait_until(
+            lambda way=way: last in {event["sequence"] for event in rsyslog.events(way)},
+            timeout=30,
+            what=f"{way}.jsonl",
+        )
+        got = list(dict.fromkeys(event["sequence"] for event in rsyslog.events(way)))
+        assert got[: got.index(last) + 1] == list(range(1, last + 1))
+        copy = rsyslog.folder / f"{way}.jsonl"
+        assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(copy)).stdout
