@@ -41,6 +41,7 @@ from kipuka.api.storage import ReadTx, Tx
 from kipuka.api.values import CertificateChain
 from kipuka.cli.failures import ExitCode
 from kipuka.config import Address, CAItem, Settings
+from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.mtls import ClientAuth
 from kipuka.plugins import Plugins
 from kipuka.runtime import CompositionError, compose
@@ -176,6 +177,7 @@ class _Look:
         self._database()
         self._admin()
         self._sinks()
+        self._traffic()
         if ports:
             self._ports()
 
@@ -544,6 +546,21 @@ class _Look:
         if not self.settings.sinks:
             problem = "audit events are kept in the database only"
             self._warn("audit.sink", problem, 'write [[audit.sink]] with type = "file" and path')
+
+    def _traffic(self) -> None:
+        server = self.settings.server
+        needed, most = files_needed(limits_of_worker(server, workers=1)), most_open_files()
+        if most is not None and needed > most:
+            problem = f"it needs {needed} open files, and this account may have {most}"
+            self._warn(
+                "server.max_connections", problem, "raise the limit (LimitNOFILE= of systemd), or lower the number"
+            )
+        if server.max_connections_per_address >= server.max_connections > 1:
+            problem = "one address may take all connections"
+            self._warn("server.max_connections_per_address", problem, f"write less than {server.max_connections}")
+        if server.max_requests_per_minute_per_address == 0:
+            problem = "one address may send any number of requests"
+            self._warn("server.max_requests_per_minute_per_address", problem, "write a number, or take the key out")
 
     def _ports(self) -> None:
         server = self.settings.server

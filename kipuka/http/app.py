@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -22,25 +23,29 @@ import kipuka
 from kipuka.api import (
     AdminDenied,
     ConfigurationLoaded,
-    HandshakeFailed,
     MethodNotAllowed,
     RequestRejected,
     ServerStarted,
     ServerStopped,
+    TooManyRequests,
     UnknownResource,
 )
 from kipuka.api.errors import BackendError, KipukaError, RequestError
+from kipuka.api.events import AuditEvent
 from kipuka.est.wire import Base64Lines
 from kipuka.http.admin import AdminResources, BearerTokens, MountedRoute
 from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
 from kipuka.http.door import Visit, enter, path_of
 from kipuka.http.est import EstResources
+from kipuka.http.limits import files_needed, limits_of_worker, most_open_files, raise_open_files
+from kipuka.http.rates import RequestRate
+from kipuka.http.reports import Reports, open_reports
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
-from kipuka.http.tls import ClientCertificates, HandshakeFailure, TLSMaterial, build_context
+from kipuka.http.tls import ClientCertificates, TLSMaterial, build_context
 from kipuka.runtime import ADMIN_LOCKOUT, Runtime
-from kipuka.store.context import AuditContext, audit_context
+from kipuka.store.lockouts import normal_address
 
 __all__ = ["create_app", "run"]
 
@@ -49,8 +54,8 @@ log = structlog.get_logger(__name__)
 ADMIN_PREFIX = "/admin"
 
 
-def create_app(runtime: Runtime) -> Quart:
-    """The application over an open runtime."""
+def create_app(runtime: Runtime, *, rate: RequestRate | None, reports: Reports) -> Quart:
+    """The application over an open runtime. `rate` bounds what an address may ask; None: nothing does."""
     app = Quart("kipuka", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
@@ -59,6 +64,8 @@ def create_app(runtime: Runtime) -> Quart:
     app.config["BODY_TIMEOUT"] = None
     app.config["RESPONSE_TIMEOUT"] = None  # the seam's write-progress deadline is what a slow reader meets
     app.before_request(_enter)
+    if rate is not None:
+        app.before_request(_Pace(rate, reports).keep)
     app.register_error_handler(KipukaError, _Failures(runtime).kipuka_error)
     app.register_error_handler(HTTPException, _Failures(runtime).http_error)
     app.register_error_handler(Exception, _Failures(runtime).unexpected)
@@ -128,6 +135,23 @@ def _only_on(listener: str, runtime: Runtime) -> None:
 
 async def _enter() -> None:
     g.visit = enter(request)
+
+
+class _Pace:
+    """Refuses what an address asks too fast (RULES H1)."""
+
+    def __init__(self, rate: RequestRate, reports: Reports) -> None:
+        self._rate = rate
+        self._reports = reports
+
+    async def keep(self) -> None:
+        """Raises `TooManyRequests`."""
+        visit: Visit = g.visit
+        address = normal_address(visit.connection.client_address)
+        wait = self._rate.take(address)
+        if wait is not None:
+            self._reports.limit_reached("max_requests_per_minute_per_address", address)
+            raise TooManyRequests("too many requests", retry_after=wait)
 
 
 async def _leave(response: Response) -> Response:
@@ -210,7 +234,9 @@ async def run(
     """
     settings = runtime.settings
     stop = stop or _stop_on_signals()
-    app = create_app(runtime)
+    traffic = limits_of_worker(settings.server, workers=1)
+    if not raise_open_files(files_needed(traffic)):
+        log.warning("open_files_do_not_suffice", needed=files_needed(traffic), limit=most_open_files())
     limits = ServerLimits(
         handshake_timeout=settings.server.handshake_timeout.total_seconds(),
         header_timeout=settings.server.header_timeout.total_seconds(),
@@ -220,38 +246,34 @@ async def run(
         shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
         max_body_size=settings.server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
         max_header_size=settings.server.max_header_size,
+        max_connections=traffic.connections,
+        max_connections_per_address=traffic.connections_per_address,
     )
+    a_minute = traffic.requests_per_minute_per_address
+    rate = RequestRate(per_minute=a_minute, clock=asyncio.get_running_loop().time) if a_minute else None
     listeners = _listeners(runtime)
-    background: set[asyncio.Task[None]] = set()
-
-    def handshake_failed(failure: HandshakeFailure) -> None:
-        log.info(
-            "handshake_failed",
-            listener=failure.listener,
-            client=failure.client_address,
-            reason=failure.reason,
-            detail=failure.detail,
-        )
-        audit_context.set(AuditContext(client_address=failure.client_address))
-        event = HandshakeFailed(listener=failure.listener, reason=failure.reason)
-        task = asyncio.get_running_loop().create_task(_record(runtime, event))
-        background.add(task)
-        task.add_done_callback(background.discard)
 
     async def listening(addresses: Sequence[tuple[str, int]]) -> None:
         await _announce(runtime, addresses)
         if started is not None:
             started.set_result(list(addresses))
 
-    wrapped = WholeBody(
-        cast("ASGIApplication", app),
-        limit=settings.server.max_body_size,
-        deadline=settings.server.body_timeout.total_seconds(),
-    )
-    await serve(wrapped, listeners, limits, on_handshake_failure=handshake_failed, started=listening, stop=stop)
-    await runtime.enrolment.drain()
-    if background:
-        await asyncio.wait(background)
+    async with open_reports(partial(_record, runtime)) as reports:
+        wrapped = WholeBody(
+            cast("ASGIApplication", create_app(runtime, rate=rate, reports=reports)),
+            limit=settings.server.max_body_size,
+            deadline=settings.server.body_timeout.total_seconds(),
+        )
+        await serve(
+            wrapped,
+            listeners,
+            limits,
+            on_handshake_failure=reports.handshake_failed,
+            on_limit=reports.limit_reached,
+            started=listening,
+            stop=stop,
+        )
+        await runtime.enrolment.drain()
     await runtime.store.audit(ServerStopped(pid=os.getpid()))
     log.info("server_stopped")
 
@@ -269,13 +291,17 @@ def _listeners(runtime: Runtime) -> list[Listener]:
     if mode == "none" or not runtime.anchors:
         wanted = "none"
     context = build_context(
-        material, min_version=settings.tls.min_version, client_certificates=wanted, anchors=runtime.anchors
+        material,
+        min_version=settings.tls.min_version,
+        client_certificates=wanted,
+        anchors=runtime.anchors,
+        http2=settings.server.http2,
     )
     listen = settings.server.listen
     found = [Listener(name="est", host=listen.host, port=listen.port, context=context)]
     admin = settings.server.admin_listen
     if admin is not None and settings.admin is not None:
-        plain = build_context(material, min_version=settings.tls.min_version, client_certificates="none", anchors=())
+        plain = build_context(material, min_version=settings.tls.min_version, http2=settings.server.http2)
         found.append(Listener(name="admin", host=admin.host, port=admin.port, context=plain))
     return found
 
@@ -303,7 +329,7 @@ async def _announce(runtime: Runtime, addresses: Sequence[tuple[str, int]]) -> N
     log.info("listening", addresses=names)
 
 
-async def _record(runtime: Runtime, event: HandshakeFailed) -> None:
+async def _record(runtime: Runtime, event: AuditEvent) -> None:
     try:
         await runtime.store.audit(event)
     except BackendError as error:
