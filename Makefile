@@ -12,7 +12,7 @@ PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help run test test-fast check unit fix docs lock clean run-environment dev-environment test-tools
+.PHONY: help run test soak test-fast check unit fix docs lock clean run-environment dev-environment test-tools
 
 help:
 	@echo "make run        a server of your own in run/, and the lines to enrol with"
@@ -20,6 +20,7 @@ help:
 	@echo "make check      format, lint, types, layers, and documents that are out of date"
 	@echo "make unit       the tests that start no server"
 	@echo "make test-fast  all tests but the slow ones, with the tools that are there"
+	@echo "make soak       the tests that run for minutes"
 	@echo "make fix        format, and mend what ruff can mend"
 	@echo "make docs       write the generated documents again"
 	@echo "make lock       pin the requirements again (needs uv)"
@@ -42,6 +43,9 @@ run: run-environment
 test: dev-environment test-tools
 	@$(MAKE) --no-print-directory check
 	$(PYTEST)
+
+soak: dev-environment test-tools
+	$(VENV)/python -m pytest -n 0 -m soak
 
 test-fast: dev-environment
 	$(PYTEST) -m "not slow and not crash"

@@ -64,6 +64,7 @@ class Connections(Generic[G]):
         self._groups: dict[str, _Group[G]] = {}
         self._home: dict[G, _Group[G]] = {}
         self._lingering: set[G] = set()
+        self._peak = 0
         # Groups that have somebody who waits, by their size; in each, the one that came there first is the first.
         self._ranks: dict[int, OrderedDict[_Group[G], None]] = {}
 
@@ -87,8 +88,14 @@ class Connections(Generic[G]):
         group.members.add(guest)
         group.waiting[guest] = None
         self._home[guest] = group
+        self._peak = max(self._peak, len(self._home))
         self._place(group)
         return True
+
+    def take_peak(self) -> int:
+        """The largest number there was since this was asked last."""
+        peak, self._peak = self._peak, len(self._home)
+        return peak
 
     def leave(self, guest: G) -> None:
         """It is gone. A second time nothing happens."""

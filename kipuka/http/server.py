@@ -46,6 +46,7 @@ from kipuka.http.connections import ConnectionLimit, Connections
 from kipuka.http.http1 import HTTP1, Patience
 from kipuka.http.http2 import HTTP2
 from kipuka.http.limits import BACKLOG
+from kipuka.http.memory import tidy_after_crowds
 from kipuka.http.tls import HandshakeFailure, TLSProtocol, TLSTimeouts, TLSWriter
 
 __all__ = ["ASGIApplication", "Listener", "ServerLimits", "serve"]
@@ -113,12 +114,15 @@ async def serve(
             most=limits.max_connections, most_per_address=limits.max_connections_per_address, on_limit=on_limit
         )
         server = _Server(app, limits, state, connections, on_handshake_failure)
+        tidying = asyncio.create_task(tidy_after_crowds(connections.__len__, connections.take_peak), name="tidying")
         try:
             for listener, listening in zip(listeners, sockets, strict=True):
                 await server.listen(listener, listening)
             await started([cast("tuple[str, int]", listening.getsockname()[:2]) for listening in sockets])
             await stop.wait()
         finally:
+            tidying.cancel()
+            await asyncio.gather(tidying, return_exceptions=True)
             await server.close()
 
 

@@ -59,6 +59,9 @@ _HTTP2 = b"h2"
 
 _RECORD = 16 * 1024  # the most that one TLS record carries (RFC 8446, 5.1)
 _CHUNK = 64 * 1024
+_SEND_BUFFER = (
+    64 * 1024
+)  # octets; answers are small, and the kernel would hold megabytes for a client that does not read
 _LEAST_PROGRESS = 16 * 1024  # octets a reader must take in each write time-out
 _MOST_UNASKED = 8 * 1024  # octets that we send a client without the application's having written anything
 
@@ -456,6 +459,7 @@ class TLSProtocol(asyncio.Protocol):
             self._closing = self._reported = self._read_all = True
             self._transport.abort()
             return
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._tls = SSL.Connection(self._context, None)  # None: memory BIOs
         self._tls.set_accept_state()
         self.reader = asyncio.StreamReader(limit=_CHUNK, loop=self._loop)

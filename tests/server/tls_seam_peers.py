@@ -313,13 +313,16 @@ class Peer:
         self.reset = False
 
     @classmethod
-    async def connect(cls, port: int, context: SSL.Context | None = None, host: str = "127.0.0.1") -> Peer:
-        reader, writer = await asyncio.open_connection(host, port)
+    async def connect(
+        cls, port: int, context: SSL.Context | None = None, host: str = "127.0.0.1", source: str | None = None
+    ) -> Peer:
+        local = None if source is None else (source, 0)
+        reader, writer = await asyncio.open_connection(host, port, local_addr=local)
         return cls(reader, writer, context or client_context())
 
     @classmethod
-    async def ready(cls, port: int, context: SSL.Context | None = None) -> Peer:
-        peer = await cls.connect(port, context)
+    async def ready(cls, port: int, context: SSL.Context | None = None, source: str | None = None) -> Peer:
+        peer = await cls.connect(port, context, source=source)
         await peer.handshake()
         return peer
 
