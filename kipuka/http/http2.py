@@ -49,8 +49,6 @@ _LEAST_PROGRESS = 16 * 1024  # octets of a response that a client must take in e
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-# Fields of a connection, which HTTP/2 does not have (RFC 9113, 8.2.2).
-_OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PATH = re.compile(rb"\*|/[\x21-\x7e]*")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -67,7 +65,6 @@ class _Exchange:
     body_since: float | None  # while the end of the request's body is not there
     may_send: asyncio.Event = field(default_factory=asyncio.Event)  # the client has given us room, or there is no use
     is_answered: bool = False
-    is_last: bool = False
 
 
 class HTTP2:
@@ -298,7 +295,7 @@ class HTTP2:
         try:
             match event:
                 case Response():
-                    await self._respond(exchange, event)
+                    await self._respond(event)
                 case Body():
                     await self._send_body(exchange, event.stream_id, event.data)
                 case EndBody():
@@ -312,14 +309,12 @@ class HTTP2:
         except H2Error:
             return
 
-    async def _respond(self, exchange: _Exchange, event: Response) -> None:
-        fields = [(name.lower(), value) for name, value in event.headers]
-        exchange.is_last = any(name == b"connection" and value.lower() == b"close" for name, value in fields)
-        fields = [(name, value) for name, value in fields if name not in _OF_THE_CONNECTION]
-        if exchange.is_last:
+    async def _respond(self, event: Response) -> None:
+        if any(name.lower() == b"connection" and value.lower() == b"close" for name, value in event.headers):
             self.finish()
         status = (b":status", b"%d" % event.status_code)
-        self._h2.send_headers(event.stream_id, [status, *fields, *self._config.response_headers("h2")])
+        # The library leaves out the fields of a connection, which HTTP/2 does not have (RFC 9113, 8.2.2).
+        self._h2.send_headers(event.stream_id, [status, *event.headers, *self._config.response_headers("h2")])
         await self._flush()
 
     async def _send_body(self, exchange: _Exchange, number: int, data: bytes) -> None:
