@@ -195,10 +195,7 @@ class HTTP2:
             case events.RequestReceived():
                 await self._begin(event)
             case events.DataReceived():
-                exchange = self._exchanges.get(event.stream_id)
-                if exchange is not None:
-                    await exchange.stream.handle(Body(stream_id=event.stream_id, data=event.data))
-                self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                await self._take(event)
             case events.StreamEnded():
                 exchange = self._exchanges.get(event.stream_id)
                 if exchange is not None:
@@ -206,7 +203,6 @@ class HTTP2:
                     await exchange.stream.handle(EndBody(stream_id=event.stream_id))
             case events.StreamReset():
                 await self._drop(event.stream_id)
-                await self._after_exchange()
             case events.WindowUpdated() | events.RemoteSettingsChanged():
                 for exchange in self._exchanges.values():
                     exchange.may_send.set()
@@ -214,6 +210,12 @@ class HTTP2:
                 raise Refused  # the library can send nothing after that
             case _:
                 pass
+
+    async def _take(self, event: events.DataReceived) -> None:
+        exchange = self._exchanges.get(event.stream_id)
+        if exchange is not None:  # `kipuka.http.body` reads at once, so that no stream holds up the others
+            await exchange.stream.handle(Body(stream_id=event.stream_id, data=event.data))
+        self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
 
     async def _begin(self, event: events.RequestReceived) -> None:
         number = event.stream_id
@@ -281,9 +283,11 @@ class HTTP2:
     async def _drop(self, number: int) -> None:
         """Nobody waits for this answer any more: tell the application."""
         exchange = self._exchanges.pop(number, None)
-        if exchange is not None:
-            exchange.may_send.set()
-            await exchange.stream.handle(StreamClosed(stream_id=number))
+        if exchange is None:
+            return
+        exchange.may_send.set()
+        await exchange.stream.handle(StreamClosed(stream_id=number))
+        await self._after_exchange()
 
     # what goes
 
@@ -346,9 +350,8 @@ class HTTP2:
         elif exchange.body_since is not None:
             self._reset(number, ErrorCodes.NO_ERROR)  # answered without the rest of the body (RFC 9113, 8.1)
         self._meter.answered()
-        await self._drop(number)
         await self._flush()
-        await self._after_exchange()
+        await self._drop(number)
 
     async def _after_exchange(self) -> None:
         if self._exchanges or self._closed:

@@ -46,6 +46,7 @@ async def tidy_after_crowds(size: Callable[[], int], take_peak: Callable[[], int
     while True:
         await asyncio.sleep(INTERVAL)
         if crowd.is_gone(now=size(), peak=take_peak()):
+            await asyncio.sleep(INTERVAL)  # their tasks end after them, and hold what is to be found
             found = gc.collect()
             _trim()
             log.info("memory_tidied", objects=found)
