@@ -55,7 +55,7 @@ unit: dev-environment
 	$(PYTEST) -m "not soak and not slow and not crash and not server and not interop" tests/unit plugins
 
 # One after the other: what is measured here must not be disturbed by its neighbours.
-soak: dev-environment
+soak: dev-environment test-tools
 	$(VENV)/python -m pytest -m soak -s
 
 bench: dev-environment

@@ -15,6 +15,7 @@ the one table) and expected answers such as a wrong password, which are values (
         CertificateRequired     only a good client certificate would do
         NotPermitted            authenticated, but not allowed
         LockedOut               too many failures from this address
+        TooManyRequests         too many requests from this address
         UnknownResource         no such label, operation, certificate or token
         MethodNotAllowed        the resource is there, the method is not
         UnsupportedMediaType    the content type or content encoding is not taken
@@ -65,6 +66,7 @@ __all__ = [
     "RequestTooLarge",
     "SchemaError",
     "StartupError",
+    "TooManyRequests",
     "UnknownResource",
     "UnsupportedMediaType",
 ]
@@ -160,6 +162,17 @@ class LockedOut(RequestError):
 
     def __init__(self, detail: str, *, retry_after: timedelta, reason: str | None = None) -> None:
         super().__init__(detail, reason=reason)
+        self.retry_after = retry_after
+
+
+class TooManyRequests(RequestError):
+    """Too many requests from this address; try again after `retry_after`. Audited in sums, never one by one."""
+
+    reason = "too_many_requests"
+    audited = True
+
+    def __init__(self, detail: str, *, retry_after: timedelta) -> None:
+        super().__init__(detail)
         self.retry_after = retry_after
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "EnrolmentFailed",
     "EnrolmentRecovered",
     "HandshakeFailed",
+    "LimitReached",
     "LockedOutAddress",
     "LockoutReleased",
     "LockoutsListed",
@@ -138,12 +139,26 @@ class ConfigurationLoaded(AuditEvent):
 
 
 class HandshakeFailed(AuditEvent):
-    """A TLS handshake did not come to an end."""
+    """A TLS handshake did not come to an end. Of many of one address and minute the later ones are one event: `count` of them."""
 
     name: ClassVar[str] = "handshake_failed"
     outcome: ClassVar[Outcome] = "failure"
     listener: str
     reason: str
+    count: int
+
+
+class LimitReached(AuditEvent):
+    """An address came up against a limit of `[server]`, `count` times within a minute; null: many addresses together.
+
+    `limit` is the setting's name, or `displaced`: connections without a request that were closed to make room.
+    """
+
+    name: ClassVar[str] = "limit_reached"
+    outcome: ClassVar[Outcome] = "failure"
+    limit: str
+    address: str | None
+    count: int
 
 
 class RequestRejected(AuditEvent):
@@ -400,6 +415,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     ServerStopped,
     ConfigurationLoaded,
     HandshakeFailed,
+    LimitReached,
     RequestRejected,
     AuthenticationSucceeded,
     AuthenticationFailed,

@@ -50,6 +50,7 @@ from kipuka.cli.failures import ExitCode
 from kipuka.cli.mounts import file_system_of
 from kipuka.cli.no_store import NoStore
 from kipuka.config import Address, CAItem, Settings
+from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.plugins import Plugins
 from kipuka.runtime import CompositionError, compose
 from kipuka.x509.names import format_dn
@@ -180,6 +181,7 @@ class _Look:
         self._server_certificate()
         self._database()
         self._clock()
+        self._traffic()
         if ports:
             self._ports()
 
@@ -570,6 +572,21 @@ class _Look:
                 then, now = f"{written:%Y-%m-%d %H:%M}", f"{self.now:%Y-%m-%d %H:%M}"
                 problem = f"this machine's clock says {now}, but {what} was written at {then} (UTC)"
                 self._warn("", problem, "set the clock, and have it kept right (NTP)")
+
+    def _traffic(self) -> None:
+        server = self.settings.server
+        needed, most = files_needed(limits_of_worker(server, workers=1)), most_open_files()
+        if most is not None and needed > most:
+            problem = f"it needs {needed} open files, and this account may have {most}"
+            self._warn(
+                "server.max_connections", problem, "raise the limit (LimitNOFILE= of systemd), or lower the number"
+            )
+        if server.max_connections_per_address >= server.max_connections > 1:
+            problem = "one address may take all connections"
+            self._warn("server.max_connections_per_address", problem, f"write less than {server.max_connections}")
+        if server.max_requests_per_minute_per_address == 0:
+            problem = "one address may send any number of requests"
+            self._warn("server.max_requests_per_minute_per_address", problem, "write a number, or take the key out")
 
     def _ports(self) -> None:
         server = self.settings.server

@@ -121,6 +121,21 @@ class ServerSection(Section):
     max_header_size: int = Field(default=16384, ge=4096, le=256 * 1024)
     """Largest request header, in bytes."""
 
+    max_connections: int = Field(default=4096, ge=1, le=1_000_000)
+    """How many connections may be open at once, in all. When there is no more room, a connection without a request is closed for
+    a new one: one of the address that has most."""
+
+    max_connections_per_address: int = Field(default=512, ge=1, le=1_000_000)
+    """How many connections may be open at once from one address (of IPv6: from one /64 network). Further ones are closed at once.
+    Many devices behind one NAT have one address."""
+
+    max_requests_per_minute_per_address: int = Field(default=12000, ge=0, le=100_000_000)
+    """How many requests one address (of IPv6: one /64 network) may send in a minute, all at once or one by one. Further ones are
+    answered 429. 0: any number."""
+
+    http2: bool = False
+    """Whether clients that offer HTTP/2 get it (ALPN). No EST client needs it."""
+
     shutdown_timeout: PositiveSeconds = timedelta(seconds=30)
     """How long requests under way may take to end when the server is told to stop, in seconds."""
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -23,14 +24,15 @@ from kipuka.administrators import Administrators
 from kipuka.api import (
     AdminDenied,
     ConfigurationLoaded,
-    HandshakeFailed,
     MethodNotAllowed,
     RequestRejected,
     ServerStarted,
     ServerStopped,
+    TooManyRequests,
     UnknownResource,
 )
 from kipuka.api.errors import BackendError, KipukaError, RequestError
+from kipuka.api.events import AuditEvent
 from kipuka.config import Address
 from kipuka.est.wire import Base64Lines
 from kipuka.http.admin import AdminResources, MountedRoute
@@ -38,13 +40,16 @@ from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
 from kipuka.http.door import Visit, enter, path_of, require_plain_path
 from kipuka.http.est import EstResources
+from kipuka.http.limits import files_needed, limits_of_worker, most_open_files, raise_open_files
 from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
+from kipuka.http.rates import RequestRate
+from kipuka.http.reports import Reports, open_reports
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
 from kipuka.http.revocation_routes import revocation_routes
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
-from kipuka.http.tls import HandshakeFailure, TLSMaterial, build_context
+from kipuka.http.tls import TLSMaterial, build_context
 from kipuka.runtime import Runtime
-from kipuka.store.context import AuditContext, audit_context
+from kipuka.store.lockouts import normal_address
 
 __all__ = ["create_app", "run"]
 
@@ -53,8 +58,8 @@ log = structlog.get_logger(__name__)
 ADMIN_PREFIX = "/admin"
 
 
-def create_app(runtime: Runtime) -> Quart:
-    """The application over an open runtime."""
+def create_app(runtime: Runtime, *, rate: RequestRate | None, reports: Reports) -> Quart:
+    """The application over an open runtime. `rate` bounds what an address may ask; None: nothing does."""
     app = Quart("kipuka", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
@@ -63,6 +68,8 @@ def create_app(runtime: Runtime) -> Quart:
     app.config["BODY_TIMEOUT"] = None
     app.config["RESPONSE_TIMEOUT"] = None  # the seam's write-progress deadline is what a slow reader meets
     app.before_request(_enter)
+    if rate is not None:
+        app.before_request(_Pace(rate, reports).keep)
     app.register_error_handler(KipukaError, _Failures(runtime).kipuka_error)
     app.register_error_handler(HTTPException, _Failures(runtime).http_error)
     app.register_error_handler(Exception, _Failures(runtime).unexpected)
@@ -130,6 +137,23 @@ def _only_on(listener: str, runtime: Runtime) -> None:
 
 async def _enter() -> None:
     g.visit = enter(request)
+
+
+class _Pace:
+    """Refuses what an address asks too fast (RULES H1)."""
+
+    def __init__(self, rate: RequestRate, reports: Reports) -> None:
+        self._rate = rate
+        self._reports = reports
+
+    async def keep(self) -> None:
+        """Raises `TooManyRequests`."""
+        visit: Visit = g.visit
+        address = normal_address(visit.connection.client_address)
+        wait = self._rate.take(address)
+        if wait is not None:
+            self._reports.limit_reached("max_requests_per_minute_per_address", address)
+            raise TooManyRequests("too many requests", retry_after=wait)
 
 
 async def _leave(response: Response) -> Response:
@@ -212,7 +236,9 @@ async def run(
     """
     settings = runtime.settings
     stop = stop or _stop_on_signals()
-    app = create_app(runtime)
+    traffic = limits_of_worker(settings.server, workers=1)
+    if not raise_open_files(files_needed(traffic)):
+        log.warning("open_files_do_not_suffice", needed=files_needed(traffic), limit=most_open_files())
     limits = ServerLimits(
         handshake_timeout=settings.server.handshake_timeout.total_seconds(),
         header_timeout=settings.server.header_timeout.total_seconds(),
@@ -222,38 +248,34 @@ async def run(
         shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
         max_body_size=settings.server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
         max_header_size=settings.server.max_header_size,
+        max_connections=traffic.connections,
+        max_connections_per_address=traffic.connections_per_address,
     )
+    a_minute = traffic.requests_per_minute_per_address
+    rate = RequestRate(per_minute=a_minute, clock=asyncio.get_running_loop().time) if a_minute else None
     listeners = _listeners(runtime)
-    background: set[asyncio.Task[None]] = set()
-
-    def handshake_failed(failure: HandshakeFailure) -> None:
-        log.info(
-            "handshake_failed",
-            listener=failure.listener,
-            client=failure.client_address,
-            reason=failure.reason,
-            detail=failure.detail,
-        )
-        audit_context.set(AuditContext(client_address=failure.client_address))
-        event = HandshakeFailed(listener=failure.listener, reason=failure.reason)
-        task = asyncio.get_running_loop().create_task(_record(runtime, event))
-        background.add(task)
-        task.add_done_callback(background.discard)
 
     async def listening(addresses: Sequence[tuple[str, int]]) -> None:
         await _announce(runtime, addresses)
         if started is not None:
             started.set_result(list(addresses))
 
-    wrapped = WholeBody(
-        cast("ASGIApplication", app),
-        limit=settings.server.max_body_size,
-        deadline=settings.server.body_timeout.total_seconds(),
-    )
-    await serve(wrapped, listeners, limits, on_handshake_failure=handshake_failed, started=listening, stop=stop)
-    await runtime.enrolment.drain()
-    if background:
-        await asyncio.wait(background)
+    async with open_reports(partial(_record, runtime)) as reports:
+        wrapped = WholeBody(
+            cast("ASGIApplication", create_app(runtime, rate=rate, reports=reports)),
+            limit=settings.server.max_body_size,
+            deadline=settings.server.body_timeout.total_seconds(),
+        )
+        await serve(
+            wrapped,
+            listeners,
+            limits,
+            on_handshake_failure=reports.handshake_failed,
+            on_limit=reports.limit_reached,
+            started=listening,
+            stop=stop,
+        )
+        await runtime.enrolment.drain()
     await runtime.store.audit(ServerStopped(pid=os.getpid()))
     log.info("server_stopped")
 
@@ -279,6 +301,7 @@ def _listeners(runtime: Runtime) -> list[Listener]:
             min_version=settings.tls.min_version,
             client_certificates=asks.wanted,
             anchors=asks.anchors,
+            http2=settings.server.http2,
         )
         return Listener(name=name, host=address.host, port=address.port, context=context)
 
@@ -314,7 +337,7 @@ async def _announce(runtime: Runtime, addresses: Sequence[tuple[str, int]]) -> N
     log.info("listening", addresses=names)
 
 
-async def _record(runtime: Runtime, event: HandshakeFailed) -> None:
+async def _record(runtime: Runtime, event: AuditEvent) -> None:
     try:
         await runtime.store.audit(event)
     except BackendError as error:

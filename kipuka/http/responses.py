@@ -30,6 +30,7 @@ STATUS: Mapping[type[errors.KipukaError], int] = {
     errors.NotPermitted: 403,
     errors.CrossSiteRequest: 403,
     errors.LockedOut: 429,
+    errors.TooManyRequests: 429,
     errors.UnknownResource: 404,
     errors.MethodNotAllowed: 405,
     errors.Conflict: 409,
@@ -58,7 +59,7 @@ def answer_error(error: errors.RequestError | errors.BackendError) -> Answer:
     match error:
         case errors.NotAuthenticated():
             headers = [("WWW-Authenticate", challenge) for challenge in error.challenges]
-        case errors.LockedOut() | errors.BackendError():
+        case errors.LockedOut() | errors.TooManyRequests() | errors.BackendError():
             headers = [("Retry-After", seconds(error.retry_after))]
         case errors.MethodNotAllowed():
             headers = [("Allow", ", ".join(error.allowed))]

@@ -1,7 +1,8 @@
 """The server: listens, hands each TLS connection to Hypercorn, keeps its deadlines, and stops without leaving anything.
 
-In the room: sockets, the ASGI lifespan, the part of Hypercorn that is not public (`TCPServer`, `H11Protocol`), what of
-it must be narrowed, and the deadlines it has not. Not in the room: TLS (`kipuka.http.tls`), routes and answers.
+In the room: sockets, the ASGI lifespan, the part of Hypercorn that is not public (`TCPServer`), and the deadlines it has
+not. Not in the room: TLS (`kipuka.http.tls`), what is said on a connection (`kipuka.http.http1`, `kipuka.http.http2`), routes and
+answers.
 
 Deadlines (RULES H1). What counts is the time we wait for the client, never the time the application takes:
 
@@ -10,6 +11,8 @@ Deadlines (RULES H1). What counts is the time we wait for the client, never the 
 - header: `header_timeout` from its first octet to its last;
 - body: `body_timeout` from the header's end to the body's;
 - write progress: each 16 KiB within `write_timeout`.
+
+How many connections there may be, and who has to go when there are too many: `kipuka.http.connections`.
 
 A client that misses one of the middle three has its connection closed (close_notify, no response: it is sending, not
 reading); the application, where it has the request already, is told `http.disconnect`. An application with a shorter
@@ -22,39 +25,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import h11
 import structlog
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
-from hypercorn.asyncio.worker_context import EventWrapper, WorkerContext
+from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Request
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol import ProtocolWrapper
 from OpenSSL import SSL
 
 from kipuka.api.errors import StartupError
 from kipuka.api.values import Connection
+from kipuka.http.applications import Applications, ASGIApplication, Message, Refused
+from kipuka.http.connections import ConnectionLimit, Connections
+from kipuka.http.http1 import HTTP1, Patience
+from kipuka.http.http2 import HTTP2
+from kipuka.http.limits import BACKLOG
+from kipuka.http.memory import tidy_after_crowds
 from kipuka.http.tls import HandshakeFailure, TLSProtocol, TLSTimeouts, TLSWriter
 
 __all__ = ["ASGIApplication", "Listener", "ServerLimits", "serve"]
 
-Message = MutableMapping[str, Any]
-ASGIApplication = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
-]
-
-_BACKLOG = 1024
-_INBOX = 64 * 1024  # octets of a body that wait for the application before we stop reading
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -73,7 +69,7 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerLimits:
-    """Deadlines in seconds (see the module's docstring), sizes in octets.
+    """Deadlines in seconds (see the module's docstring), sizes in octets, numbers of connections.
 
     `max_header_size` is the request line and all fields. `max_body_size` is the application's limit, which answers 413
     and may drain up to as much again first (RULES H2); here a body of more than twice that ends the connection.
@@ -88,6 +84,8 @@ class ServerLimits:
     close_timeout: float = 3.0  # for a client to end its side after we have ended ours
     max_body_size: int = 1024 * 1024
     max_header_size: int = 16 * 1024
+    max_connections: int = 4096
+    max_connections_per_address: int = 4096
 
 
 async def serve(
@@ -96,11 +94,13 @@ async def serve(
     limits: ServerLimits,
     *,
     on_handshake_failure: Callable[[HandshakeFailure], None],
+    on_limit: Callable[[ConnectionLimit, str], None],
     started: Callable[[Sequence[tuple[str, int]]], Awaitable[None]],
     stop: asyncio.Event,
 ) -> None:
     """Serve `app` until `stop` is set; when it returns, no connection and no task is left.
 
+    `on_limit` hears of each connection that is refused, or closed to make room for another, with its address.
     `started` hears address and port of each listener, in their order, when connections are accepted. Each request's
     `scope["state"]` has the lifespan's state, `connection` (`kipuka.api.values.Connection`) and `path_cache`, a
     dictionary that is new with each connection. Stopping: nothing is accepted any more, idle connections are closed,
@@ -110,13 +110,19 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         sockets = [stack.enter_context(_bind(listener)) for listener in listeners]
         state = await stack.enter_async_context(_lifespan(app))
-        server = _Server(app, limits, state, on_handshake_failure)
+        connections: Connections[TLSProtocol] = Connections(
+            most=limits.max_connections, most_per_address=limits.max_connections_per_address, on_limit=on_limit
+        )
+        server = _Server(app, limits, state, connections, on_handshake_failure)
+        tidying = asyncio.create_task(tidy_after_crowds(connections.__len__, connections.take_peak), name="tidying")
         try:
             for listener, listening in zip(listeners, sockets, strict=True):
                 await server.listen(listener, listening)
             await started([cast("tuple[str, int]", listening.getsockname()[:2]) for listening in sockets])
             await stop.wait()
         finally:
+            tidying.cancel()
+            await asyncio.gather(tidying, return_exceptions=True)
             await server.close()
 
 
@@ -195,11 +201,13 @@ class _Server:
         app: ASGIApplication,
         limits: ServerLimits,
         state: dict[str, Any],
+        connections: Connections[TLSProtocol],
         on_handshake_failure: Callable[[HandshakeFailure], None],
     ) -> None:
         self._app = app
         self._limits = limits
         self._state = state
+        self._connections = connections
         self._on_handshake_failure = on_handshake_failure
         self._loop = asyncio.get_running_loop()
         self._config = _hypercorn_config(limits)
@@ -208,7 +216,6 @@ class _Server:
             handshake=limits.handshake_timeout, write=limits.write_timeout, close=limits.close_timeout
         )
         self._servers: list[asyncio.Server] = []
-        self._live: set[TLSProtocol] = set()
         self._served: dict[asyncio.Task[None], _HTTPConnection] = {}
 
     async def listen(self, listener: Listener, listening: socket.socket) -> None:
@@ -219,14 +226,31 @@ class _Server:
                 timeouts=self._timeouts,
                 on_connected=self._connected,
                 on_failure=self._on_handshake_failure,
-                live=self._live,
+                connections=self._connections,
             )
 
-        self._servers.append(await self._loop.create_server(protocol, sock=listening, backlog=_BACKLOG))
+        self._servers.append(await self._loop.create_server(protocol, sock=listening, backlog=BACKLOG))
 
     def _connected(self, reader: asyncio.StreamReader, writer: TLSWriter, connection: Connection) -> None:
         state: dict[str, Any] = {**self._state, "connection": connection, "path_cache": {}}
-        http = _HTTPConnection(self._app, self._config, self._context, reader, writer, state=state, limits=self._limits)
+        guest = writer.protocol
+
+        def on_busy(busy: bool) -> None:  # noqa: FBT001 - the one thing it says
+            if busy:
+                self._connections.begin_request(guest)
+            else:
+                self._connections.end_request(guest)
+
+        http = _HTTPConnection(
+            self._app,
+            self._config,
+            self._context,
+            reader,
+            writer,
+            state=state,
+            limits=self._limits,
+            on_busy=on_busy,
+        )
         task = self._loop.create_task(_converse(http, writer, connection), name=f"connection {connection.id}")
         self._served[task] = http
         task.add_done_callback(self._served.pop)
@@ -235,7 +259,7 @@ class _Server:
         for server in self._servers:
             server.close()
         await self._context.terminated.set()  # from now on Hypercorn closes a connection after its response
-        for protocol in tuple(self._live):
+        for protocol in self._connections:
             protocol.stop()
         for http in tuple(self._served.values()):
             http.stop()
@@ -243,7 +267,7 @@ class _Server:
             await asyncio.wait(tuple(self._served), timeout=self._limits.shutdown_timeout)
         if self._served:
             _log.warning("connections_dropped", count=len(self._served))
-        remaining = tuple(self._live)
+        remaining = tuple(self._connections)
         for protocol in remaining:
             protocol.abort()
         tasks = tuple(self._served)
@@ -272,15 +296,8 @@ async def _converse(http: _HTTPConnection, writer: TLSWriter, connection: Connec
         await http.idle_task.stop()
 
 
-class _Refused(Exception):
-    """No more can be read on this connection."""
-
-
-_Phase = Literal["idle", "header", "body", "answering"]
-
-
 class _HTTPConnection(TCPServer):
-    """Hypercorn's TCPServer with deadlines for what a client sends, on HTTP/1.1 that stays HTTP/1.1."""
+    """Hypercorn's TCPServer with deadlines for what a client sends, on HTTP/1.1 or HTTP/2 as the handshake settled it."""
 
     def __init__(
         self,
@@ -292,6 +309,7 @@ class _HTTPConnection(TCPServer):
         *,
         state: dict[str, Any],
         limits: ServerLimits,
+        on_busy: Callable[[bool], None],
     ) -> None:  # in the order of Hypercorn's TCPServer
         super().__init__(
             ASGIWrapper(cast("Any", app)),
@@ -305,81 +323,93 @@ class _HTTPConnection(TCPServer):
         self._tls = writer
         self._application = app
         self._limits = limits
-        self._budgets: dict[_Phase, float | None] = {
-            "idle": limits.idle_timeout,
-            "header": limits.header_timeout,
-            "body": limits.body_timeout,
-            "answering": None,
-        }
-        self._http: _HTTP1 | None = None
+        self._on_busy = on_busy
+        self._http: HTTP1 | HTTP2 | None = None
         self._waiting: asyncio.Timeout | None = None  # while we wait for the client
-        self._phase: tuple[_Phase, int] | None = None  # with the number of the request
-        self._budget: float | None = None  # what is left of this phase
-        self._since = 0.0
 
     async def _read_data(self) -> None:
-        outer = self.protocol
-        http = self._http = _HTTP1(
+        # Hypercorn's own protocol is put aside: it would let a client change to HTTP/2 without ALPN.
+        http = self._http = self._http2() if self._tls.is_http2 else self._http1(self.protocol)
+        self.protocol = cast("Any", http)
+        ended = False
+        try:
+            await http.initiate()
+            while not ended and not self.reader.at_eof():
+                data = await self._receive(http)
+                ended = not data
+                await http.handle(RawData(data))
+            if not ended:
+                await http.handle(RawData(b""))  # a body that is incomplete stays so
+            if not http.is_idle and not self._tls.is_closing():
+                await self._tls.wait_closed()  # the client has ended its side only, and waits for the answer
+        except TimeoutError:
+            _log.info("client_too_slow", phase=http.phase, connection=self._connection_id())
+            self._tls.close()
+        except (Refused, OSError):  # after TimeoutError, which is an OSError
+            self._tls.close()  # whatever had to be answered has been
+        await http.handle(Closed())
+
+    def _http1(self, outer: ProtocolWrapper) -> HTTP1:
+        return HTTP1(
             outer.app,
             outer.config,
             outer.context,
-            cast("Any", _Applications(self._application, self._task_group, most=2 * self._limits.max_body_size)),
+            cast("Any", self._applications()),
             outer.state,
             outer.ssl,
             outer.client,
             outer.server,
             outer.send,
+            patience=self._patience(),
             closing=self._tls.is_closing,
         )
-        outer.protocol = http  # else Hypercorn would let a client change to HTTP/2 without ALPN
-        ended = False
-        try:
-            while not ended and not self.reader.at_eof():
-                data = await self._receive()
-                ended = not data
-                await http.handle(RawData(data))
-            if not ended:
-                await http.handle(RawData(b""))  # h11 must know that a body that is incomplete stays so
-            if http.stream is not None and not self._tls.is_closing():
-                await self._tls.wait_closed()  # the client has ended its side only, and waits for the answer
-        except TimeoutError:
-            phase = self._phase[0] if self._phase is not None else None
-            _log.info("client_too_slow", phase=phase, connection=self._connection_id())
-            self._tls.close()
-        except (_Refused, OSError):  # after TimeoutError, which is an OSError
-            self._tls.close()  # whatever had to be answered has been
-        await http.handle(Closed())
 
-    async def _receive(self) -> bytes:
-        """Read with the deadline of the present phase. Raises TimeoutError when it has passed."""
+    def _http2(self) -> HTTP2:
+        outer = self.protocol
+        return HTTP2(
+            config=outer.config,
+            context=outer.context,
+            applications=self._applications(),
+            state=outer.state,
+            client=outer.client,
+            server=outer.server,
+            send=outer.send,
+            patience=self._patience(),
+            write_timeout=self._limits.write_timeout,
+            max_header_size=self._limits.max_header_size,
+            clock=self.loop.time,
+        )
+
+    def _applications(self) -> Applications:
+        return Applications(self._application, self._task_group, most=2 * self._limits.max_body_size)
+
+    def _patience(self) -> Patience:
+        limits = self._limits
+        return Patience(idle=limits.idle_timeout, header=limits.header_timeout, body=limits.body_timeout)
+
+    async def _receive(self, http: HTTP1 | HTTP2) -> bytes:
+        """Read with the deadline of what we wait for. Raises TimeoutError when it has passed."""
         try:
             async with asyncio.timeout(None) as self._waiting:
                 self._set_deadline()
                 return await self.reader.read(MAX_RECV)
         finally:
             self._waiting = None
-            if self._budget is not None:
-                self._budget -= self.loop.time() - self._since
+            http.waited(self.loop.time())
 
     def _set_deadline(self) -> None:
-        http = self._http
-        if http is None or self._waiting is None:
-            return
-        phase = (_phase_of(http), cast("int", http.keep_alive_requests))  # pyright: ignore[reportUnknownMemberType]
-        if phase != self._phase:
-            self._phase = phase
-            self._budget = self._budgets[phase[0]]
-        self._since = self.loop.time()
-        self._waiting.reschedule(None if self._budget is None else self._since + self._budget)
+        if self._http is not None and self._waiting is not None:
+            self._waiting.reschedule(self._http.deadline(self.loop.time()))
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):
-            self._set_deadline()  # a response is complete: from now on the connection is idle
+            self._on_busy(not event.idle)
+            self._set_deadline()  # a response is complete: from now on the connection may be idle
         else:
             await super().protocol_send(event)
 
     async def _close(self) -> None:
-        if self.context.terminated.is_set() and (self._http is None or _phase_of(self._http) != "body"):
+        if self.context.terminated.is_set() and (self._http is None or not self._http.is_receiving):
             self._tls.close(linger=False)  # the client has sent all it had to; the server's stop need not wait for it
         await super()._close()
 
@@ -387,221 +417,15 @@ class _HTTPConnection(TCPServer):
         """Idle connections have their deadline in `_receive`, and `stop`."""
 
     def stop(self) -> None:
-        """The server stops: close now if there is no request, otherwise Hypercorn does so after the response."""
-        if self._http is None or self._http.stream is None:
-            self._tls.close(linger=False)
+        """The server stops: close now if there is no request, otherwise after the response."""
+        http = self._http
+        if http is not None and not http.is_idle:
+            http.finish()
+            return
+        if http is not None and not self._tls.is_closing():
+            with contextlib.suppress(ConnectionError):  # it is gone already
+                self._tls.write(http.farewell())
+        self._tls.close(linger=False)
 
     def _connection_id(self) -> str:
         return self.state["connection"].id
-
-
-def _phase_of(http: _HTTP1) -> _Phase:
-    connection = http.connection
-    if connection.their_state is h11.IDLE:
-        return "header" if connection.trailing_data[0] else "idle"
-    return "body" if connection.their_state is h11.SEND_BODY else "answering"
-
-
-class _HTTP1(H11Protocol):
-    """Hypercorn's HTTP/1.1 without its ways out of HTTP/1.1, and stricter about what a header may be."""
-
-    def __init__(self, *arguments: Any, closing: Callable[[], bool]) -> None:
-        super().__init__(*arguments)
-        self.can_read = _Pause(self)
-        self._closing = closing
-        self._bodiless = False  # HEAD: an answer has no body (RFC 9110, 9.3.2)
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        self._bodiless = event.method == b"HEAD"
-        if self._closing():
-            raise _Refused  # pipelined by a client that is gone: nobody would hear the answer
-        status = _refusal(event, self.config.h11_max_incomplete_size)
-        if status is not None:
-            await self._send_error_response(status)
-            await self.send(Closed())
-            raise _Refused
-
-    async def _send_error_response(self, status_code: int) -> None:
-        """What h11 or `_refusal` refuses: one sentence, as every refusal, and the end of the connection."""
-        body = _SENTENCES.get(status_code, _SENTENCES[400])
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        if not self._bodiless:
-            await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        # No WebSocket and no h2c: a server may ignore Upgrade (RFC 9110, 7.8).
-        self.stream = HTTPStream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            cast("Any", self.stream_send),
-            STREAM_ID,
-        )
-        await self.stream.handle(
-            Request(
-                stream_id=STREAM_ID,
-                headers=list(request.headers),
-                http_version=request.http_version.decode("ascii"),
-                method=request.method.decode("ascii").upper(),
-                raw_path=_origin_form(request.target) or b"/",  # None was refused
-                state=self.connection_state,
-            )
-        )
-        self.keep_alive_requests += 1
-        await self.context.mark_request()
-
-
-class _Pause(EventWrapper):
-    """What a pipelined request waits for. It would wait for ever once there will be no next request."""
-
-    def __init__(self, http: _HTTP1) -> None:
-        super().__init__()
-        self._http = http
-
-    async def wait(self) -> None:
-        if self._http.stream is None:  # the response is complete, and the connection was not made ready for another
-            raise _Refused
-        await super().wait()
-
-
-_SENTENCES = {
-    400: b"the request cannot be read\n",
-    431: b"the request header is too large\n",
-    501: b"the only transfer coding taken is chunked\n",
-    505: b"only HTTP/1.1 and HTTP/1.0 are spoken here\n",
-}
-
-
-# RFC 3986, 3.2.2 and 3.2.3, of what names a host in the DNS; Quart cannot route a request for a longer label.
-_HOST = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,127}\.?)?(?::[0-9]{0,5})?"
-)
-
-
-def _refusal(request: h11.Request, most: int) -> int | None:
-    """The status for a request whose header is no good, or None."""
-    if request.http_version not in {b"1.0", b"1.1"}:
-        return 505  # also the preface of HTTP/2, which looks like a request of version 2.0
-    # h11 knows only headers that are incomplete; one that comes in one piece may be larger.
-    size = len(request.method) + len(request.target) + 12  # two spaces, HTTP/1.1, CRLF
-    size += sum(len(name) + len(value) + 4 for name, value in request.headers)  # colon, space, CRLF
-    if size > most:
-        return 431
-    return 400 if _is_misleading(request) else None
-
-
-def _is_misleading(request: h11.Request) -> bool:
-    """Whether two servers in a row could read it differently, or Quart takes it for a fault of its own."""
-    names = {name for name, _value in request.headers}
-    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
-        return True  # request smuggling, faulty framing (RFC 9112, 6.1; RULES H1)
-    if not all(_HOST.fullmatch(value) for name, value in request.headers if name == b"host"):
-        return True  # RFC 9112, 3.2
-    return _origin_form(request.target) is None
-
-
-def _origin_form(target: bytes) -> bytes | None:
-    """Path and query of a request's target, which may be written as a whole URL; None where it has neither form.
-
-    RFC 9112, 3.2.1 and 3.2.2. The form of CONNECT is for proxies, and that of `OPTIONS *` asks for nothing we have.
-    """
-    if target.startswith(b"/"):
-        return target
-    scheme, mark, rest = target.partition(b"://")
-    if not mark or scheme.lower() not in {b"http", b"https"}:
-        return None
-    authority, slash, path = rest.partition(b"/")
-    if not authority or b"?" in authority or b"#" in authority:
-        return None
-    return slash + path if slash else b"/"
-
-
-# --- the application --------------------------------------------------------------------------------------------------
-
-
-class _Applications:
-    """Runs the application once for each request: what a stream of Hypercorn uses of its TaskGroup.
-
-    Hypercorn's own queue has ten places and waits for room even to say that the client is gone: an application that
-    answers without reading a body of eleven pieces would never end, nor would its connection.
-    """
-
-    def __init__(self, app: ASGIApplication, group: TaskGroup, *, most: int) -> None:
-        self._app = app
-        self._group = group
-        self._most = most
-
-    async def spawn_app(
-        self, _app: Any, _config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
-    ) -> Callable[[Any], Awaitable[None]]:
-        inbox = _Inbox(self._most)
-        self._group.spawn(self._run, scope, inbox, send)  # pyright: ignore[reportUnknownMemberType]
-        return inbox.put
-
-    async def _run(self, scope: Any, inbox: _Inbox, send: Callable[[Any], Awaitable[None]]) -> None:
-        try:
-            await self._app(scope, inbox.get, send)
-        except Exception:  # noqa: BLE001 - a fault of one request, also as an ExceptionGroup; it is answered 500
-            _log.exception("application_failed", path=scope.get("path"))
-        finally:
-            inbox.close()
-            await send(None)
-
-
-class _Inbox:
-    """The messages of one request for the application; bounded in octets, and never in the way of a disconnect."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._received = 0  # octets of the body so far
-        self._held = 0  # octets that the application has not fetched
-        self._messages: deque[Message] = deque()
-        self._closed = False
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-
-    async def put(self, message: Message) -> None:
-        """Give the application a message, when it has fetched enough of those before. What it will not read is dropped."""
-        if message["type"] == "http.disconnect":
-            self.close()
-            return
-        size = len(message["body"])
-        self._received += size
-        if self._received > self._most:
-            self.close()
-            raise _Refused
-        while self._held and self._held + size > _INBOX and not self._closed:
-            self._room.clear()
-            await self._room.wait()
-        if not self._closed:
-            self._held += size
-            self._messages.append(message)
-            self._news.set()
-
-    async def get(self) -> Message:
-        """The ASGI receive: the next message, and `http.disconnect` for ever once there is no other."""
-        while not self._messages and not self._closed:
-            self._news.clear()
-            await self._news.wait()
-        if not self._messages:
-            return {"type": "http.disconnect"}
-        message = self._messages.popleft()
-        self._held -= len(message["body"])
-        self._room.set()
-        return message
-
-    def close(self) -> None:
-        """The client is gone, or the application has ended: nobody may wait here any longer."""
-        self._closed = True
-        self._news.set()
-        self._room.set()

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import structlog
 from cryptography import x509
@@ -36,6 +36,7 @@ from kipuka.api.values import Connection, PresentedCertificate
 __all__ = [
     "ClientCertificates",
     "HandshakeFailure",
+    "OpenConnections",
     "TLSMaterial",
     "TLSProtocol",
     "TLSTimeouts",
@@ -54,9 +55,13 @@ _TLS13_CIPHERS = b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_1
 _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _MODE_NO_AUTO_CHAIN = 0x00000008  # SSL_MODE_NO_AUTO_CHAIN of openssl/ssl.h, which pyOpenSSL does not name
 _HTTP11 = b"http/1.1"
+_HTTP2 = b"h2"
 
 _RECORD = 16 * 1024  # the most that one TLS record carries (RFC 8446, 5.1)
 _CHUNK = 64 * 1024
+_SEND_BUFFER = (
+    64 * 1024
+)  # octets; answers are small, and the kernel would hold megabytes for a client that does not read
 _LEAST_PROGRESS = 16 * 1024  # octets a reader must take in each write time-out
 _MOST_UNASKED = 8 * 1024  # octets that we send a client without the application's having written anything
 
@@ -106,12 +111,14 @@ def build_context(
     min_version: Literal["1.2", "1.3"] = "1.2",
     client_certificates: ClientCertificates = "none",
     anchors: Sequence[x509.Certificate] = (),
+    http2: bool = False,
 ) -> SSL.Context:
     """A server context. One that has served a connection cannot be changed: to reload, build another and swap.
 
     With `client_certificates="require"` a handshake fails when no certificate is presented or none of `anchors` signed
     it (RULES A2); any other shortcoming lets it finish. With `"ask"` any certificate, and none, lets it finish
-    (RULES A3). The names of `anchors` are sent to the client as a hint in both. Raises `StartupError`, naming the file.
+    (RULES A3). The names of `anchors` are sent to the client as a hint in both. With `http2` a client that offers it gets it
+    (ALPN, RFC 7301). Raises `StartupError`, naming the file.
     """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(_VERSIONS[min_version])
@@ -125,7 +132,7 @@ def build_context(
     context.set_session_id(b"kipuka")  # else OpenSSL refuses a client that offers a session of another server
     # Without NO_AUTO_CHAIN the client anchors would be sent as part of our own chain.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS | _MODE_NO_AUTO_CHAIN)
-    context.set_alpn_select_callback(_choose_protocol)
+    context.set_alpn_select_callback(_choose_http2_first if http2 else _choose_http1)
     _load_material(context, material)
     _ask_for_certificate(context, client_certificates, anchors)
     return context
@@ -220,13 +227,17 @@ class _NoSharedProtocol(SSL.Error):
     """The client insists on an application protocol that is not ours."""
 
 
-def _choose_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+def _choose_http1(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
     # A client without the extension never comes here, and speaks HTTP/1.1.
     if _HTTP11 in offered:
         return _HTTP11
     # pyOpenSSL's NO_OVERLAPPING_PROTOCOLS would go on without a protocol; an exception sends the alert that
     # RFC 7301 (section 3.2) asks for, and comes out of do_handshake.
     raise _NoSharedProtocol([("SSL routines", "", "no application protocol")])
+
+
+def _choose_http2_first(connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    return _HTTP2 if _HTTP2 in offered else _choose_http1(connection, offered)
 
 
 # --- what is known of a connection ------------------------------------------------------------------------------------
@@ -360,7 +371,7 @@ def failure_reason(error: SSL.Error, verify_error: int | None = None) -> tuple[s
 
     `verify_error` is OpenSSL's verification code where the client's certificate was refused. Besides the words from
     OpenSSL there are `unknown_authority`, and those of the connection: `timeout`, `closed_by_client`,
-    `closed_without_data` (not an octet came: a port check) and `server_stopping`.
+    `closed_without_data` (not an octet came: a port check), `displaced` (to make room for another) and `server_stopping`.
     """
     text = _error_text(error)
     if verify_error is not None:
@@ -380,6 +391,18 @@ def _error_text(error: BaseException) -> str:
     return "; ".join(str(part) for part in error.args) or type(error).__name__
 
 
+class OpenConnections(Protocol):
+    """Who keeps count of the connections (`kipuka.http.connections`)."""
+
+    def enter(self, guest: TLSProtocol, address: str, /) -> bool:
+        """Whether it may stay. It is asked before anything is spent on TLS."""
+        ...
+
+    def leave(self, guest: TLSProtocol, /) -> None:
+        """Its transport is gone."""
+        ...
+
+
 # --- the protocol -----------------------------------------------------------------------------------------------------
 
 
@@ -387,7 +410,8 @@ class TLSProtocol(asyncio.Protocol):
     """One connection, from accept to its end. Turns ciphertext into a `StreamReader`'s octets and back.
 
     `on_connected` is called once, after a good handshake, and starts whoever serves the connection. `on_failure` is
-    called once, when there will be no good handshake. `live` holds this object as long as its transport is open.
+    called once, when there will be no good handshake. `connections` says whether there is room for it, and hears when it
+    has gone; where there is none, the connection is closed at once, and nobody else hears of it.
     """
 
     def __init__(
@@ -398,17 +422,18 @@ class TLSProtocol(asyncio.Protocol):
         timeouts: TLSTimeouts,
         on_connected: Callable[[asyncio.StreamReader, TLSWriter, Connection], None],
         on_failure: Callable[[HandshakeFailure], None],
-        live: set[TLSProtocol],
+        connections: OpenConnections,
     ) -> None:
-        self._tls = SSL.Connection(context, None)  # None: memory BIOs
-        self._tls.set_accept_state()
+        self._context = context
         self._listener = listener
         self._timeouts = timeouts
         self._on_connected = on_connected
         self._on_failure = on_failure
-        self._live = live
+        self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._tls: SSL.Connection
+        self.reader: asyncio.StreamReader
         self._address, self._port = "", 0
         self._timer: asyncio.TimerHandle | None = None
         self._handshaken = False
@@ -423,15 +448,21 @@ class TLSProtocol(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self.reader = asyncio.StreamReader(limit=_CHUNK, loop=self._loop)
 
     # the transport's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The TCP connection is there: from now on the handshake has its deadline."""
+        """The TCP connection is there: from now on the handshake has its deadline, if there is room for it."""
         self._transport = cast("asyncio.Transport", transport)
-        self._live.add(self)
         self._address, self._port = _client(transport)
+        if not self._connections.enter(self, self._address):
+            self._closing = self._reported = self._read_all = True
+            self._transport.abort()
+            return
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self._tls = SSL.Connection(self._context, None)  # None: memory BIOs
+        self._tls.set_accept_state()
+        self.reader = asyncio.StreamReader(limit=_CHUNK, loop=self._loop)
         self.reader.set_transport(transport)  # else nothing would pause a client that sends faster than it is served
         self._timer = self._loop.call_later(self._timeouts.handshake, self._handshake_expired)
 
@@ -461,7 +492,7 @@ class TLSProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone: nobody may wait for it any longer."""
-        self._live.discard(self)
+        self._connections.leave(self)
         self._lost = self._closing = True
         self._cancel_timer()
         if not self._handshaken:
@@ -631,6 +662,16 @@ class TLSProtocol(asyncio.Protocol):
             self._report("server_stopping", "the server is being stopped")
             self.abort()
 
+    def dismiss(self) -> bool:
+        """End a connection that is waiting, to make room for another; see `kipuka.http.connections.Guest`."""
+        if not self._handshaken and not self._closing:
+            self._report("displaced", "the connection had to make room for another")
+        if self._closing or not self._handshaken:
+            self.abort()
+            return True
+        self.close(linger=False)
+        return self._transport.get_write_buffer_size() == 0
+
     def abort(self) -> None:
         """Drop the connection now, with whatever was still to be sent."""
         self._closing = True
@@ -686,6 +727,11 @@ class TLSProtocol(asyncio.Protocol):
 
     # what a writer shows
 
+    @property
+    def is_http2(self) -> bool:
+        """Whether the handshake has settled on HTTP/2."""
+        return self._tls.get_alpn_proto_negotiated() == _HTTP2
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """The transport's extra information."""
         return self._transport.get_extra_info(name, default)
@@ -706,13 +752,23 @@ class TLSWriter:
     def __init__(self, protocol: TLSProtocol) -> None:
         self._protocol = protocol
 
+    @property
+    def protocol(self) -> TLSProtocol:
+        """The connection."""
+        return self._protocol
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """As the transport has it; `ssl_object` is asked for the negotiated protocol only."""
         return self if name == "ssl_object" else self._protocol.get_extra_info(name, default)
 
     def selected_alpn_protocol(self) -> str:
-        """HTTP/1.1 also for a client that named no protocol."""
+        """HTTP/1.1, always: Hypercorn shall not begin its own HTTP/2 (`kipuka.http.http2`)."""
         return _HTTP11.decode()
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether the client has chosen HTTP/2 (ALPN)."""
+        return self._protocol.is_http2
 
     def write(self, data: bytes) -> None:
         """See `TLSProtocol.write`."""

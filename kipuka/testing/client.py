@@ -330,9 +330,9 @@ class ESTConnection:
 
     def _wait(self, deadline: float, *, write: bool) -> None:
         remaining = deadline - time.monotonic()
-        wanted = [self._socket]
-        ready = select.select([] if write else wanted, wanted if write else [], [], max(0, remaining))
-        if not (ready[0] or ready[1]):
+        waiting = select.poll()  # select() takes no file number above 1023, which a test with a crowd of clients has
+        waiting.register(self._socket, select.POLLOUT if write else select.POLLIN)
+        if not waiting.poll(max(0, remaining) * 1000):
             msg = "the server did nothing in time"
             raise TimeoutError(msg)
 

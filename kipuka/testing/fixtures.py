@@ -18,8 +18,11 @@ __all__ = ["ServerFactory", "kipuka_server", "kipuka_servers", "kipuka_template"
 
 ServerFactory = Callable[..., RunningServer]
 
-_PATIENT: Mapping[str, object] = {"otp": {"hash_algorithm": "sha256-hmac", "max_failures": 10000}}
-"""Tests fail to log in all the time, from one address: they must not lock each other out, nor wait for argon2."""
+_PATIENT: Mapping[str, object] = {
+    "otp": {"hash_algorithm": "sha256-hmac", "max_failures": 10000},
+    "server": {"max_requests_per_minute_per_address": 1_000_000, "max_connections_per_address": 4000},
+}
+"""Tests fail to log in all the time, and ask a lot, from one address: they must not lock each other out, nor wait for argon2."""
 
 
 @pytest.fixture(scope="session")

@@ -186,6 +186,27 @@ def test_every_version_of_http_that_curl_may_ask_for_is_served(server, tmp_path,
     client.verify()
 
 
+def test_curl_speaks_http_2_where_it_is_switched_on(kipuka_servers, tmp_path):
+    """`[server] http2`: a first enrolment, a renewal, the refusals, and the body that is too large."""
+    server = kipuka_servers({"server": {"http2": True}})
+    client = Client(tmp_path, server)
+    status, headers = client.enrol("--http2", *password(server))
+    assert (status, headers[0].split()[0]) == (200, "HTTP/2")
+    client.certificates()
+    client.verify()
+    certificate = ["--http2", "--cert", "client.crt", "--key", "client.key"]
+    assert client.enrol(*certificate, operation="simplereenroll")[0] == 200
+    client.certificates()
+    client.verify()
+    assert (client.enrol("--http2", "-u", ":" + "x" * 20)[0], _text(tmp_path)) == (401, "invalid OTP token")
+    (tmp_path / "large").write_bytes(bytes(3_000_000))
+    large = ["-H", "Content-Type: application/pkcs10", "--data-binary", "@large"]
+    for version in ("--http2", "--http1.1"):
+        status, headers = client.curl("simpleenroll", version, *password(server), *large)
+        assert (status, _text(tmp_path)) == (413, "the request body is too large")
+    assert client.enrol("--http1.1", *password(server))[0] == 200
+
+
 def test_the_chapters_lines_work_with_a_header_for_the_encoding(server, tmp_path):
     """RFC 7030, 4.2.1 with Content-Transfer-Encoding, which RFC 8951 tells us to ignore."""
     client = Client(tmp_path, server)

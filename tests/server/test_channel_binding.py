@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import replace
 
 import pytest
 
 from kipuka.testing import der
+from kipuka.testing.client import basic, encode_body
 from kipuka.testing.pki import Attribute, make_csr
+
+from .http2_peer import HTTP2Peer
 
 pytestmark = pytest.mark.server
 
@@ -144,3 +148,25 @@ def test_a_second_request_on_a_connection_links_too(server, version):
             assert client.request("GET", "/.well-known/est/cacerts", connection=connection).status == 200
         csr = make_csr(challenge_password=connection.channel_binding)
         assert client.enroll(csr, token=server.make_token().value, connection=connection).status == 200
+
+
+async def test_over_http_2_the_connection_ends_after_that_response_and_a_token_is_good_for_its_stream_only(
+    kipuka_servers,
+):
+    """RULES C1, G2: requests that present nothing get nothing of their neighbour's token."""
+    server = kipuka_servers({"server": {"http2": True}})
+    token = await asyncio.to_thread(server.make_token)
+    peer = await HTTP2Peer.ready(server.port)
+    binding = base64.b64encode(peer.peer.tls.export_keying_material(b"EXPORTER-Channel-Binding", 32)).decode()
+    body = encode_body(make_csr(challenge_password=binding).der, "one-line")
+    path, kind = "/.well-known/est/simpleenroll", ("content-type", "application/pkcs10")
+    before = await peer.request(path, "POST", body, [kind])
+    linked = await peer.request(path, "POST", body, [kind, ("authorization", basic(token.value))])
+    assert (await peer.response(before)).status == 401
+    answer = await peer.response(linked)
+    assert answer.status == 200
+    assert "connection" not in answer.headers
+    await peer.rest()
+    assert peer.goaway == 0
+    await asyncio.to_thread(server.wait_for_audit, "certificate_issued", channel_binding="tls-exporter")
+    await peer.peer.close()

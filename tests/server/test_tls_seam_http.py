@@ -277,7 +277,7 @@ async def test_the_trouble_of_one_request_is_contained(path: str) -> None:
 
 
 async def test_an_exception_group_out_of_hypercorn_is_contained(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kipuka.http import server as module
+    from kipuka.http import http1 as module
 
     async def broken(*_arguments: object) -> None:
         async with asyncio.TaskGroup() as group:
@@ -290,7 +290,7 @@ async def test_an_exception_group_out_of_hypercorn_is_contained(monkeypatch: pyt
         other = await Peer.ready(server.port)
         await other.get()
         with monkeypatch.context() as patch:
-            patch.setattr(module._HTTP1, "_create_stream", broken)
+            patch.setattr(module.HTTP1, "_create_stream", broken)
             peer = await Peer.ready(server.port)
             await peer.request()
             async with asyncio.timeout(10):

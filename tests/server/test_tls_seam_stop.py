@@ -134,7 +134,15 @@ async def start(app: Any, listeners: list[Listener]) -> list[tuple[str, int]]:
         found.extend(addresses)
         stop.set()
 
-    await serve(app, listeners, QUICK, on_handshake_failure=lambda _: None, started=started, stop=stop)
+    await serve(
+        app,
+        listeners,
+        QUICK,
+        on_handshake_failure=lambda _: None,
+        on_limit=lambda _limit, _address: None,
+        started=started,
+        stop=stop,
+    )
     return found
 
 
@@ -147,7 +155,15 @@ async def test_each_listener_has_its_own_name_and_port(context: SSL.Context) -> 
 
     listeners = [Listener(name=name, host="localhost", port=0, context=context) for name in ("est", "admin")]
     task = asyncio.create_task(
-        serve(app, listeners, QUICK, on_handshake_failure=failures.append, started=started, stop=stop)
+        serve(
+            app,
+            listeners,
+            QUICK,
+            on_handshake_failure=failures.append,
+            on_limit=lambda _limit, _address: None,
+            started=started,
+            stop=stop,
+        )
     )
     for (host, port), name in zip(await ready, ("est", "admin"), strict=True):
         peer = await Peer.connect(port, host=host)
@@ -204,6 +220,7 @@ async def test_no_task_is_left_by_a_start_that_fails(context: SSL.Context) -> No
             [Listener(name="est", host="127.0.0.1", port=0, context=context)],
             QUICK,
             on_handshake_failure=lambda _: None,
+            on_limit=lambda _limit, _address: None,
             started=started,
             stop=asyncio.Event(),
         )

@@ -178,6 +178,7 @@ class Running:
     app: Any
     port: int
     failures: list[HandshakeFailure]
+    limits: list[tuple[str, str]]  # which limit was met, and by which address
     stop: asyncio.Event
     task: asyncio.Task[None]
     addresses: list[tuple[str, int]]
@@ -210,6 +211,7 @@ async def running(
     anchors: Sequence[Credential] = (CLIENT_ROOT,),
     server: Credential = SERVER,
     min_version: Any = "1.2",
+    http2: bool = False,
     host: str = "127.0.0.1",
     **limits: float,
 ) -> AsyncGenerator[Running, None]:
@@ -226,8 +228,10 @@ async def running(
             min_version=min_version,
             client_certificates=mode,
             anchors=[anchor.certificate for anchor in anchors],
+            http2=http2,
         )
     failures: list[HandshakeFailure] = []
+    met: list[tuple[str, str]] = []
     stop, ready = asyncio.Event(), asyncio.Event()
     addresses: list[tuple[str, int]] = []
 
@@ -241,6 +245,7 @@ async def running(
             [Listener(name="est", host=host, port=0, context=context)],
             replace(QUICK, **limits),
             on_handshake_failure=failures.append,
+            on_limit=lambda limit, address: met.append((limit, address)),
             started=started,
             stop=stop,
         )
@@ -249,7 +254,7 @@ async def running(
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         await task
-    server_now = Running(app, addresses[0][1], failures, stop, task, addresses, len(asyncio.all_tasks()))
+    server_now = Running(app, addresses[0][1], failures, met, stop, task, addresses, len(asyncio.all_tasks()))
     try:
         yield server_now
     finally:
@@ -308,13 +313,16 @@ class Peer:
         self.reset = False
 
     @classmethod
-    async def connect(cls, port: int, context: SSL.Context | None = None, host: str = "127.0.0.1") -> Peer:
-        reader, writer = await asyncio.open_connection(host, port)
+    async def connect(
+        cls, port: int, context: SSL.Context | None = None, host: str = "127.0.0.1", source: str | None = None
+    ) -> Peer:
+        local = None if source is None else (source, 0)
+        reader, writer = await asyncio.open_connection(host, port, local_addr=local)
         return cls(reader, writer, context or client_context())
 
     @classmethod
-    async def ready(cls, port: int, context: SSL.Context | None = None) -> Peer:
-        peer = await cls.connect(port, context)
+    async def ready(cls, port: int, context: SSL.Context | None = None, source: str | None = None) -> Peer:
+        peer = await cls.connect(port, context, source=source)
         await peer.handshake()
         return peer
 

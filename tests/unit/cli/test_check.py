@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ from kipuka.runtime import compose
 from kipuka.testing.pki import make_root
 
 YEARS = timedelta(days=700)
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 @pytest.fixture
@@ -541,3 +543,36 @@ def test_the_services_of_a_look_have_no_store():
             asyncio.run(call(None))
     with pytest.raises(BackendUnavailable):
         services.lockouts(None)
+
+
+# --- traffic
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "text"),
+    [
+        pytest.param(
+            {"max_connections": 1_000_000},
+            "server.max_connections",
+            f"it needs {1_000_000 + 1024 + 256} open files, and this account may have {HARD}",
+            id="more than files",
+        ),
+        pytest.param(
+            {"max_connections": 100},
+            "server.max_connections_per_address",
+            "one address may take all connections",
+            id="one address takes all",
+        ),
+        pytest.param(
+            {"max_requests_per_minute_per_address": 0},
+            "server.max_requests_per_minute_per_address",
+            "one address may send any number of requests",
+            id="no rate",
+        ),
+    ],
+)
+def test_limits_that_do_not_limit_are_warned_about(check, settings, key, text):
+    if key == "server.max_connections" and not 0 <= HARD < 1_000_000:
+        pytest.skip("this account may have as many files")
+    found = check({"server": {"listen": "127.0.0.1:0", **settings}})
+    assert found["warning", key] == text

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 
 from kipuka.api.errors import StartupError
+from kipuka.http.connections import Connections
 from kipuka.http.tls import (
     TLSMaterial,
     TLSProtocol,
@@ -169,7 +170,7 @@ async def test_a_writer_speaks_of_broken_connections_as_streams_do(tmp_path: Pat
         timeouts=TLSTimeouts(),
         on_connected=lambda _reader, _writer, _connection: None,
         on_failure=lambda _failure: None,
-        live=set(),
+        connections=Connections(most=1, most_per_address=1, on_limit=lambda _limit, _address: None),
     )
     broken: Any = protocol
     broken._tls, broken._transport = RefusesToWrite(), Transport()
@@ -185,7 +186,9 @@ async def test_a_listener_of_failures_that_fails_itself_does_not_keep_the_connec
     def fails(_failure: object) -> None:
         raise ValueError("the audit log is away")
 
-    live: set[TLSProtocol] = set()
+    connections: Connections[TLSProtocol] = Connections(
+        most=1, most_per_address=1, on_limit=lambda _limit, _address: None
+    )
     context = build_context(material(tmp_path, ROOT.issue_server()))
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -195,7 +198,7 @@ async def test_a_listener_of_failures_that_fails_itself_does_not_keep_the_connec
             timeouts=TLSTimeouts(handshake=0.1),
             on_connected=lambda _reader, _writer, _connection: None,
             on_failure=fails,
-            live=live,
+            connections=connections,
         ),
         "127.0.0.1",
         0,
@@ -204,6 +207,6 @@ async def test_a_listener_of_failures_that_fails_itself_does_not_keep_the_connec
     async with asyncio.timeout(8):
         assert await reader.read() == b""
     writer.close()
-    assert live == set()
+    assert len(connections) == 0
     server.close()
     await server.wait_closed()
