@@ -28,6 +28,7 @@ def command(*, config: Path) -> None:
     from kipuka.cli.check import permissive, run_check
     from kipuka.cli.logs import configure_logs
     from kipuka.http.app import run
+    from kipuka.http.memory import settle
     from kipuka.runtime import compose, open_runtime
 
     composition = compose(config, os.environ)
@@ -40,6 +41,7 @@ def command(*, config: Path) -> None:
 
     async def serve() -> None:
         async with open_runtime(composition, permissive=permissive(findings)) as runtime:
+            settle()
             await run(runtime)
 
     asyncio.run(serve())
