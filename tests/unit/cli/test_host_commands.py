@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kipuka.api import LockoutPolicy, RequestRejected
+from kipuka.cli.output import printable
 from kipuka.runtime import compose, open_admin_store
 from kipuka.store.lockouts import StoreLockouts
 
@@ -128,13 +129,19 @@ def test_tail_prints_the_last_events_oldest_first(deployment, kipuka):
 
 
 def test_tail_shows_no_control_character_of_a_client(deployment, kipuka):
-    """Names come from clients; a terminal must not obey them."""
+    """Names come from clients; a terminal must not obey them. The record itself has them as octets already."""
     event = RequestRejected(method="GET", path="/\x1b[2J\u202e", status=404, reason="unknown_resource")
     in_store(deployment, lambda store: store.audit(event))
     text = kipuka("audit", "tail").stdout
     assert "\u202e" not in text
     assert "\x1b" not in text
-    assert "path=/\\x1b[2J\\u202e" in text
+    assert "path=/\\1B[2J\\E2\\80\\AE" in text
+
+
+def test_what_is_printed_for_people_steers_no_terminal():
+    """Whoever wrote it into the database."""
+    assert printable("a\x1b[2J\u202e\r\nb") == "a\\x1b[2J\\u202e\\r\\nb"
+    assert printable("Zoë, 日本") == "Zoë, 日本"
 
 
 # --- tokens of administrators ---
