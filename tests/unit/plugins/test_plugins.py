@@ -97,10 +97,15 @@ def test_a_distribution_without_readable_metadata_is_listed_all_the_same(tmp_pat
 def test_the_built_ins_are_plugins_like_any_other():
     """RULES K2: mtls and the sinks come through the same group."""
     built_in = {item.name: item.value for item in discover() if item.distribution == "kipuka"}
-    assert built_in == {"mtls": "kipuka.mtls", "file": "kipuka.audit.file", "stdout": "kipuka.audit.stdout"}
-    plugins = load(discover(), {"mtls", "file", "stdout"})
+    assert built_in == {
+        "mtls": "kipuka.mtls",
+        "file": "kipuka.audit.file",
+        "stdout": "kipuka.audit.stdout",
+        "syslog": "kipuka.audit.syslog.sink",
+    }
+    plugins = load(discover(), {"mtls", "file", "stdout", "syslog"})
     assert set(plugins.authenticators) == {"mtls"}
-    assert set(plugins.audit_sinks) == {"file", "stdout"}
+    assert set(plugins.audit_sinks) == {"file", "stdout", "syslog"}
 
 
 @pytest.mark.parametrize(
