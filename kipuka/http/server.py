@@ -54,6 +54,7 @@ ASGIApplication = Callable[
 
 _BACKLOG = 1024
 _INBOX = 64 * 1024  # octets of a body that wait for the application before we stop reading
+_SPELLED = {b"www-authenticate": b"WWW-Authenticate"}  # names of fields whose words do not simply begin with capitals
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -408,6 +409,14 @@ class _HTTP1(H11Protocol):
         super().__init__(*arguments)
         self.can_read = _Pause(self)
         self._closing = closing
+
+    async def _send_h11_event(self, event: Any) -> None:
+        if isinstance(event, h11.Response):
+            # The case of names says nothing (RFC 9110, 5.1), and ASGI has them in small letters; but libest looks for
+            # `WWW-Authenticate`, `Content-Type` and `Content-Length` letter by letter.
+            fields = [(_SPELLED.get(name) or name.title(), value) for name, value in event.headers]
+            event = h11.Response(status_code=event.status_code, headers=fields, reason=event.reason)
+        await super()._send_h11_event(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if self._closing():

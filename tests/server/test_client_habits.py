@@ -62,6 +62,22 @@ def test_every_body_has_its_content_length(answers):
         assert answer.header("Transfer-Encoding") is None
 
 
+def test_names_of_fields_are_written_as_they_are_registered(answers):
+    """Their case says nothing (RFC 9110, 5.1), but libest compares it."""
+    written = set()
+    for answer in answers.values():
+        written |= {line.partition(b":")[0].decode() for line in answer.head.splitlines()[1:] if line}
+    assert written == {
+        "Allow",
+        "Content-Length",
+        "Content-Transfer-Encoding",
+        "Content-Type",
+        "Date",
+        "WWW-Authenticate",
+        "X-Request-Id",
+    }
+
+
 def test_nothing_is_said_of_the_software(answers):
     """DESIGN, TLS: no server header."""
     for answer in answers.values():
