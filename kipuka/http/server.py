@@ -407,6 +407,7 @@ class _HTTP1(H11Protocol):
 
     def __init__(self, *arguments: Any, closing: Callable[[], bool]) -> None:
         super().__init__(*arguments)
+        self.connection = _Parser(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
         self.can_read = _Pause(self)
         self._closing = closing
 
@@ -452,6 +453,18 @@ class _HTTP1(H11Protocol):
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
+
+
+class _Parser(h11.Connection):
+    """h11's parser, forgiving where RFC 9112 says that a server should be: libest ends each request with a line end too many."""
+
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        buffer = self._receive_buffer
+        if self.their_state is h11.MUST_CLOSE:  # it said `Connection: close`: what follows is no request (9.6)
+            buffer.maybe_extract_at_most(len(buffer))
+        while self.their_state is h11.IDLE and bytes(buffer).startswith(b"\r\n"):  # before a request line (2.2)
+            buffer.maybe_extract_at_most(2)
+        return super().next_event()
 
 
 class _Pause(EventWrapper):

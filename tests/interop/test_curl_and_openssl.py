@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.interop, pytest.mark.server]
+pytestmark = [pytest.mark.interop, pytest.mark.server, pytest.mark.needs("curl", "openssl")]
 
 KEYS = {
     "RSA": ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
@@ -29,13 +28,6 @@ FORMS = (
     "PEM",
     "PEM with its text",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tools():
-    for tool in ("curl", "openssl"):
-        if shutil.which(tool) is None:
-            pytest.fail(f"{tool} is needed for these tests")
 
 
 @pytest.fixture(scope="module")
