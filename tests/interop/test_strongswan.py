@@ -114,6 +114,14 @@ def test_a_wrong_password_is_told_by_its_status(server, tmp_path):
     assert "EST request failed: HTTP 401" in said
 
 
+def test_it_cannot_read_lines_of_base64(kipuka_servers, tmp_path):
+    """Why `[est] base64_lines` is "auto": what OpenSSL's readers need shuts it out."""
+    pki = Pki(tmp_path, kipuka_servers({"est": {"base64_lines": "always"}}), "swan-lines")
+    code, _, said = pki.attempt("--estca", "--url", pki.url(), "--cacert", "trust.pem", "--caout", "ca.pem")
+    assert code != 0, said
+    assert not (tmp_path / "ca.pem").exists()
+
+
 def test_it_has_no_way_to_name_a_label(kipuka_servers, tmp_path):
     """The path of its URL comes before `/.well-known/est`: a label, which comes after it, cannot be written."""
     server = kipuka_servers({"est": {"label": [{"name": "gateways", "ca": "main"}]}})
