@@ -92,6 +92,7 @@ def test_a_device_fetches_the_ca_enrols_and_renews(server, tmp_path, key):
     assert renewed.subject == first.subject
     assert renewed.serial_number != first.serial_number
     assert server.recorded(renewed) is not None
+    assert "a fatal close_notify" in server.stderr  # how it ends every connection
 
 
 def test_alternative_names_are_asked_for_and_renewed(server, tmp_path):
