@@ -115,6 +115,16 @@ def test_a_wrong_password_is_told_by_its_status(server, tmp_path):
     assert "EST request failed: HTTP 401" in said
 
 
+def test_user_and_password_have_174_characters_at_most(server, tmp_path):
+    """It sends a longer pair garbled. The longest token (128) leaves 45 for the name, which the server ignores."""
+    pki = Pki(tmp_path, server, "swan-long")
+    pki.estca()
+    token = server.make_token("swan-long").value
+    longest = f"{'u' * (174 - 1 - len(token))}:{token}"
+    assert pki.attempt(*pki.est("--userpass", f"u{longest}"))[0] != 0
+    assert pki.enrol("--userpass", longest).subject.rfc4514_string() == "CN=swan-long"
+
+
 def test_it_cannot_read_lines_of_base64(kipuka_servers, tmp_path):
     """Why `[est] base64_lines` is "auto": what OpenSSL's readers need shuts it out."""
     pki = Pki(tmp_path, kipuka_servers({"est": {"base64_lines": "always"}}), "swan-lines")
