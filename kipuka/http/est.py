@@ -114,8 +114,7 @@ class EstResources:
 
 
 def postponed(retry_after: timedelta) -> Response:
-    """RFC 7030, 4.2.3: 202 with Retry-After."""
-    text = "the certification authority has not decided yet, ask again with the same request\n"
-    response = Response(text, status=202, content_type="text/plain; charset=utf-8")
+    """RFC 7030, 4.2.3: 202 with Retry-After. No text: BouncyCastle does not read one, and takes what is left for a fault."""
+    response = Response(b"", status=202, content_type="text/plain; charset=utf-8")
     response.headers["Retry-After"] = seconds(retry_after)
     return response

@@ -32,6 +32,8 @@ class Patience:
     body: float
 
 
+_SPELLED = {b"www-authenticate": b"WWW-Authenticate"}  # names of fields whose words do not simply begin with capitals
+
 _Phase = Literal["idle", "header", "body", "answering"]
 
 
@@ -40,6 +42,7 @@ class HTTP1(H11Protocol):
 
     def __init__(self, *arguments: Any, patience: Patience, closing: Callable[[], bool]) -> None:
         super().__init__(*arguments)
+        self.connection = _Parser(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
         self.can_read = _Pause(self)
         self._closing = closing
         self._bodiless = False  # HEAD: an answer has no body (RFC 9110, 9.3.2)
@@ -91,6 +94,14 @@ class HTTP1(H11Protocol):
     def finish(self) -> None:
         """Take no further request. Hypercorn knows it already from its context, and closes after the response."""
 
+    async def _send_h11_event(self, event: Any) -> None:
+        if isinstance(event, h11.Response):
+            # The case of names says nothing (RFC 9110, 5.1), and ASGI has them in small letters; but libest looks for
+            # `WWW-Authenticate`, `Content-Type` and `Content-Length` letter by letter.
+            fields = [(_SPELLED.get(name) or name.title(), value) for name, value in event.headers]
+            event = h11.Response(status_code=event.status_code, headers=fields, reason=event.reason)
+        await super()._send_h11_event(event)
+
     async def _check_protocol(self, event: h11.Request) -> None:
         self._bodiless = event.method == b"HEAD"
         if self._closing():
@@ -139,6 +150,18 @@ class HTTP1(H11Protocol):
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
+
+
+class _Parser(h11.Connection):
+    """h11's parser, forgiving where RFC 9112 says that a server should be: libest ends each request with a line end too many."""
+
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        buffer = self._receive_buffer
+        if self.their_state is h11.MUST_CLOSE:  # it said `Connection: close`: what follows is no request (9.6)
+            buffer.maybe_extract_at_most(len(buffer))
+        while self.their_state is h11.IDLE and bytes(buffer).startswith(b"\r\n"):  # before a request line (2.2)
+            buffer.maybe_extract_at_most(2)
+        return super().next_event()
 
 
 class _Pause(EventWrapper):

@@ -387,7 +387,10 @@ def _error_text(error: BaseException) -> str:
     entries = cast("object", error.args[0]) if error.args else None
     if isinstance(entries, list):
         texts = [str(entry[-1]) for entry in cast("list[tuple[str, ...]]", entries)]
-        return "; ".join(text for text in texts if text) or "no reason given"
+        # OpenSSL has no words for a close_notify that is fatal, with which strongSwan ends each connection.
+        return (
+            "; ".join(text or "an alert without a name, or a fatal close_notify" for text in texts) or "no reason given"
+        )
     return "; ".join(str(part) for part in error.args) or type(error).__name__
 
 

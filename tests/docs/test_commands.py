@@ -15,6 +15,13 @@ from .pages import PAGES, blocks, name_of
 
 RUNNABLE = [page for page in PAGES if any(block.marked("run") for block in blocks(page))]
 
+
+def with_tools(page):
+    """The page as a parameter; a block marked `needs:pki` uses that tool."""
+    words = {word for block in blocks(page) for word in block.info if word.startswith("needs:")}
+    return pytest.param(page, id=name_of(page), marks=pytest.mark.needs(*(word[len("needs:") :] for word in words)))
+
+
 # A second server of a page is the first one started again: whoever reads has stopped it.
 START = """
 [ -z "${{SERVER:-}}" ] || {{ kill $SERVER; wait $SERVER || true; mv server.log server.log.$SERVER; }}
@@ -43,11 +50,12 @@ def test_the_pages_that_must_be_run_are_run():
     names = {name_of(page) for page in RUNNABLE}
     assert {"README.md", "docs/tutorial/first-certificate.md"} <= names
     assert {name_of(page) for page in PAGES if page.parent.name == "how-to"} <= names
+    assert "docs/reference/clients.md" in names
 
 
 @pytest.mark.server
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+@pytest.mark.parametrize("page", [with_tools(page) for page in RUNNABLE])
 def test_the_commands_of_a_page_work_as_written(page, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.interop, pytest.mark.server]
+pytestmark = [pytest.mark.interop, pytest.mark.server, pytest.mark.needs("curl", "openssl")]
 
 KEYS = {
     "RSA": ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
@@ -29,13 +28,6 @@ FORMS = (
     "PEM",
     "PEM with its text",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tools():
-    for tool in ("curl", "openssl"):
-        if shutil.which(tool) is None:
-            pytest.fail(f"{tool} is needed for these tests")
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +115,9 @@ class Client:
         chain = self.openssl("pkcs7", "-inform", "DER", "-in", "cacerts.p7", "-print_certs")
         (self.directory / "chain.pem").write_text(chain)
         verdict = self.openssl(
-            "verify", "-purpose", "sslclient", "-CAfile", "trust.pem", "-untrusted", "chain.pem", "client.crt"
-        )
+            "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", "trust.pem", "-untrusted", "chain.pem",
+            "client.crt",
+        )  # fmt: skip
         assert verdict == "client.crt: OK\n"
         subject = self.openssl("x509", "-in", "client.crt", "-noout", "-subject", "-nameopt", "RFC2253")
         assert subject == f"subject=CN={self.name}\n"
@@ -205,6 +198,58 @@ def test_curl_speaks_http_2_where_it_is_switched_on(kipuka_servers, tmp_path):
         status, headers = client.curl("simpleenroll", version, *password(server), *large)
         assert (status, _text(tmp_path)) == (413, "the request body is too large")
     assert client.enrol("--http1.1", *password(server))[0] == 200
+
+
+def test_curl_waits_for_100_continue_with_a_larger_body(server, tmp_path):
+    """RFC 9110, 10.1.1: it holds the body back until it may send it."""
+    client = Client(tmp_path, server)
+    client.openssl("genpkey", *KEYS["RSA"], "-out", "client.key")
+    many = ",".join(f"DNS:name-{number}.workstation-42.example" for number in range(30))
+    client.openssl(
+        "req", "-new", "-key", "client.key", "-subj", "/CN=workstation-42", "-addext", f"subjectAltName={many}",
+        "-out", "request.pem",
+    )  # fmt: skip
+    status, headers = client.enrol("-H", "Expect: 100-continue", *password(server, san=many.split(",")))
+    assert status == 200, (tmp_path / "answer").read_text()
+    assert headers[0].startswith("HTTP/1.1 100")
+    client.certificates()
+    client.verify()
+
+
+def test_curl_asks_for_the_head_alone(server, tmp_path):
+    """RFC 9110, 9.3.2: the fields of GET, and no body."""
+    client = Client(tmp_path, server)
+    assert client.curl("cacerts")[0] == 200
+    size = (tmp_path / "answer").stat().st_size
+    status, headers = client.curl("cacerts", "--head", out="head")
+    assert status == 200
+    assert f"Content-Length: {size}" in headers
+    assert client.curl("simpleenroll", "--head")[0] == 405
+
+
+def test_curl_sends_the_password_only_when_it_is_asked(server, tmp_path):
+    """`--anyauth`: the first request has neither credentials nor a body; the challenge is read, Basic is chosen."""
+    client = Client(tmp_path, server)
+    status, headers = client.enrol("--anyauth", *password(server))
+    statuses = [line.split()[1] for line in headers if line.startswith("HTTP/")]
+    assert (status, statuses) == (200, ["401", "200"])
+    client.certificates()
+    client.verify()
+
+
+def test_openssl_reads_the_ca_certificates_as_cms_and_as_pkcs7(server, tmp_path):
+    """RFC 7030, 4.1.3: certs-only CMS, which PKCS #7 of old is; signed by nobody, and no more than certificates in it."""
+    client = Client(tmp_path, server)
+    assert client.curl("cacerts")[0] == 200
+    client.openssl("base64", "-d", "-in", "answer", "-out", "cacerts.p7")
+    shown = client.openssl("cms", "-cmsout", "-print", "-noout", "-inform", "DER", "-in", "cacerts.p7")
+    assert "contentType: pkcs7-signedData" in shown
+    assert re.search(r"signerInfos:\s+<EMPTY>", shown)
+    assert re.search(r"crls:\s+<ABSENT>", shown)
+    listed = client.openssl("pkcs7", "-inform", "DER", "-in", "cacerts.p7", "-print_certs", "-noout")
+    (tmp_path / "chain.pem").write_text(client.openssl("pkcs7", "-inform", "DER", "-in", "cacerts.p7", "-print_certs"))
+    assert listed.count("subject=") == 2
+    assert client.openssl("verify", "-x509_strict", "-CAfile", "trust.pem", "chain.pem") == "chain.pem: OK\n"
 
 
 def test_the_chapters_lines_work_with_a_header_for_the_encoding(server, tmp_path):

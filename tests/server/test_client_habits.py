@@ -52,6 +52,17 @@ def test_all_headers_together_stay_below_a_kibibyte(answers):
         assert len(answer.head) < 1024, name
 
 
+def test_a_body_comes_in_one_piece_after_the_head(server):
+    """strongSwan takes what one read gives it for the whole body."""
+    client = replace(server.client(), user_agent=None)
+    with client.connect() as connection:
+        connection.send(connection.format_request("GET", "/.well-known/est/cacerts"))
+        head = connection.receive()
+        assert head.endswith(b"\r\n\r\n")
+        body = connection.receive()
+        assert f"Content-Length: {len(body)}\r\n".encode() in head
+
+
 def test_every_body_has_its_content_length(answers):
     """strongSwan and BouncyCastle read no chunks."""
     for name, answer in answers.items():
@@ -60,6 +71,22 @@ def test_every_body_has_its_content_length(answers):
         else:
             assert answer.header("Content-Length") == str(len(answer.body)), name
         assert answer.header("Transfer-Encoding") is None
+
+
+def test_names_of_fields_are_written_as_they_are_registered(answers):
+    """Their case says nothing (RFC 9110, 5.1), but libest compares it."""
+    written = set()
+    for answer in answers.values():
+        written |= {line.partition(b":")[0].decode() for line in answer.head.splitlines()[1:] if line}
+    assert written == {
+        "Allow",
+        "Content-Length",
+        "Content-Transfer-Encoding",
+        "Content-Type",
+        "Date",
+        "WWW-Authenticate",
+        "X-Request-Id",
+    }
 
 
 def test_nothing_is_said_of_the_software(answers):
@@ -184,3 +211,24 @@ def test_a_chunked_request_is_read(server, chunked):
     """RFC 9112, 7.1: clients may send it though many cannot read it."""
     answer = server.client().enroll(make_csr(), token=server.make_token().value, chunked=chunked)
     assert answer.status == 200
+
+
+def test_line_ends_around_a_request_are_no_request(server):
+    """RFC 9112, 2.2: libest sends one more after a body, and two more after a GET."""
+    client = server.client()
+    with client.connect() as connection:
+        for _ in range(3):
+            request = connection.format_request("GET", "/.well-known/est/cacerts")
+            connection.send(b"\r\n" + request + b"\r\n\r\n")
+            assert connection.read_response().status == 200
+
+
+def test_what_follows_a_request_that_closes_is_not_looked_at(server):
+    """RFC 9112, 9.6: the request is answered, and nothing after it, be it a request or not."""
+    client = server.client()
+    for rest in (b"\r\n", b"GET /.well-known/est/csrattrs HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x00" * 100):
+        with client.connect() as connection:
+            close = {"Connection": "close"}
+            connection.send(connection.format_request("GET", "/.well-known/est/cacerts", headers=close) + rest)
+            assert connection.read_response().status == 200
+            assert connection.is_closed()

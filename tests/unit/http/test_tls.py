@@ -138,6 +138,12 @@ def test_a_failure_has_a_stable_word_and_the_text(texts: list[str], word: str) -
     assert detail == ("; ".join(texts) or "no reason given")
 
 
+def test_an_alert_that_openssl_has_no_words_for_is_told_as_such() -> None:
+    """strongSwan ends each connection with a fatal close_notify."""
+    _, detail = failure_reason(SSL.Error([("SSL routines", "", "")]))
+    assert detail == "an alert without a name, or a fatal close_notify"
+
+
 def test_a_refused_client_certificate_is_an_unknown_authority() -> None:
     error = SSL.Error([("SSL routines", "", "certificate verify failed")])
     reason, detail = failure_reason(error, 20)

@@ -31,11 +31,7 @@ class Faraway(Smithy):
 
     async def collect(self, ref):
         if self.behaviour() == "pending":
-            from datetime import timedelta
-
-            from kipuka.api import Pending
-
-            return Pending(ref=ref, retry_after=timedelta(seconds=7))
+            return self.pending(ref)
         return Issued(certificate=self._taken[ref])
 
 

@@ -38,6 +38,9 @@ class SmithySettings(Section):
     behave_file: ConfigPath | None = None
     """A file whose content replaces `behave` at each order, so that a test can change it under way."""
 
+    retry_after: int = 7
+    """Seconds that it promises when an order is pending."""
+
 
 def make_authority(name):
     key = ec.generate_private_key(ec.SECP256R1())
@@ -68,6 +71,9 @@ class Smithy:
     async def ca_certificates(self):
         return CertificateChain((self._certificate,))
 
+    def pending(self, ref):
+        return Pending(ref=ref, retry_after=dt.timedelta(seconds=self._settings.retry_after))
+
     def behaviour(self):
         file: Path | None = self._settings.behave_file
         return file.read_text().strip() if file is not None and file.exists() else self._settings.behave
@@ -81,7 +87,7 @@ class Smithy:
         if behaviour == "hang":
             await asyncio.Event().wait()
         if behaviour == "pending":
-            return Pending(ref=order.id, retry_after=dt.timedelta(seconds=7))
+            return self.pending(order.id)
         return Issued(certificate=self.forge(order, behaviour))
 
     def forge(self, order, behaviour):
