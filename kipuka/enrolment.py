@@ -160,12 +160,14 @@ class Enrolment:
         spenders: Mapping[str, SpendsOnIssue],
         clock: Callable[[], datetime],
         ca_timeout: timedelta,
+        process: str,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._store = store
         self._spenders = spenders
         self._clock = clock
         self._ca_timeout = ca_timeout
+        self._process = process  # whose the reservations are, should this process die
         self._checkpoint = checkpoint
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -549,6 +551,7 @@ class Enrolment:
             profile=service.profile.name,
             request_sha256=attempt.csr.info_sha256,
             csr=attempt.csr.stripped_der,
+            process=self._process,
             lease_until=now + self._ca_timeout + LEASE_MARGIN,
             created_at=now,
         )

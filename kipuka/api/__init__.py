@@ -56,6 +56,7 @@ from kipuka.api.events import (
     CertificateRefused,
     CertificateRequested,
     ConfigurationLoaded,
+    ConfigurationRefused,
     EnrolmentFailed,
     EnrolmentRecovered,
     HandshakeFailed,
@@ -66,6 +67,8 @@ from kipuka.api.events import (
     RequestRejected,
     ServerStarted,
     ServerStopped,
+    WorkerDied,
+    WorkerStarted,
 )
 from kipuka.api.hooks import (
     API_VERSION,
@@ -181,6 +184,7 @@ __all__ = [
     "ConfigPath",
     "ConfigProblem",
     "ConfigurationLoaded",
+    "ConfigurationRefused",
     "Conflict",
     "Connection",
     "Continue",
@@ -240,6 +244,8 @@ __all__ = [
     "Tx",
     "UnknownResource",
     "UnsupportedMediaType",
+    "WorkerDied",
+    "WorkerStarted",
     "hookimpl",
     "pass_host",
     "timestamp",

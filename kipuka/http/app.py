@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 
 import structlog
 from quart import Quart, Response, g, request
@@ -30,19 +29,23 @@ from kipuka.api import (
     UnknownResource,
 )
 from kipuka.api.errors import BackendError, KipukaError, RequestError
+from kipuka.api.events import AuditEvent
+from kipuka.config import Settings
 from kipuka.est.wire import Base64Lines
 from kipuka.http.admin import AdminResources, BearerTokens, MountedRoute
 from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
-from kipuka.http.door import Visit, enter, path_of
+from kipuka.http.door import Visit, enter, path_of, require_demanded_certificate
 from kipuka.http.est import EstResources
+from kipuka.http.generations import Generation, Generations
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
 from kipuka.http.tls import ClientCertificates, HandshakeFailure, TLSMaterial, build_context
 from kipuka.runtime import ADMIN_LOCKOUT, Runtime
 from kipuka.store.context import AuditContext, audit_context
+from kipuka.store.database import Store
 
-__all__ = ["create_app", "run"]
+__all__ = ["create_app", "generation_over", "names_of", "opening_events", "run", "serve_generations"]
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +130,8 @@ def _only_on(listener: str, runtime: Runtime) -> None:
 
 
 async def _enter() -> None:
-    g.visit = enter(request)
+    visit = g.visit = enter(request)
+    require_demanded_certificate(request, visit)
 
 
 async def _leave(response: Response) -> Response:
@@ -201,27 +205,51 @@ def _is_admin(path: str) -> bool:
     return path == ADMIN_PREFIX or path.startswith(f"{ADMIN_PREFIX}/")
 
 
-async def run(
-    runtime: Runtime, *, stop: asyncio.Event | None = None, started: asyncio.Future[Any] | None = None
-) -> None:
-    """Serve until SIGTERM or SIGINT (or `stop`); returns when the last request has been answered.
+def generation_over(runtime: Runtime) -> Generation:
+    """The application and the listeners' TLS over an open runtime. Raises `StartupError`."""
+    return Generation(runtime=runtime, app=cast("ASGIApplication", create_app(runtime)), listeners=_listeners(runtime))
 
-    `started`, where given, gets the addresses that are listened on.
+
+async def run(runtime: Runtime, *, stop: asyncio.Event, started: Callable[[Sequence[tuple[str, int]]], None]) -> None:
+    """Serve in this process alone until `stop` is set; returns when the last request has been answered.
+
+    `started` gets the addresses that are listened on.
     """
-    settings = runtime.settings
-    stop = stop or _stop_on_signals()
-    app = create_app(runtime)
+
+    async def listening(addresses: Sequence[tuple[str, int]]) -> None:
+        for event in opening_events(runtime.settings, addresses, plugins=runtime.plugin_names, permissive=()):
+            await runtime.store.audit(event)
+        log.info("listening", addresses=names_of(addresses))
+        started(addresses)
+
+    await serve_generations(Generations(generation_over(runtime)), stop=stop, started=listening)
+    await runtime.store.audit(ServerStopped(pid=os.getpid()))
+    log.info("server_stopped")
+
+
+async def serve_generations(
+    generations: Generations,
+    *,
+    stop: asyncio.Event,
+    started: Callable[[Sequence[tuple[str, int]]], Awaitable[None]],
+    hasten: asyncio.Event | None = None,
+) -> None:
+    """Serve until `stop` is set; returns when every request was answered and every enrolment has come to its end.
+
+    [server] is that of the first generation. `started` and `hasten` are as for `kipuka.http.server.serve`.
+    """
+    runtime = generations.current.runtime
+    server, store = runtime.settings.server, runtime.store
     limits = ServerLimits(
-        handshake_timeout=settings.server.handshake_timeout.total_seconds(),
-        header_timeout=settings.server.header_timeout.total_seconds(),
-        body_timeout=settings.server.body_timeout.total_seconds(),
-        idle_timeout=settings.server.idle_timeout.total_seconds(),
-        write_timeout=settings.server.write_timeout.total_seconds(),
-        shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
-        max_body_size=settings.server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
-        max_header_size=settings.server.max_header_size,
+        handshake_timeout=server.handshake_timeout.total_seconds(),
+        header_timeout=server.header_timeout.total_seconds(),
+        body_timeout=server.body_timeout.total_seconds(),
+        idle_timeout=server.idle_timeout.total_seconds(),
+        write_timeout=server.write_timeout.total_seconds(),
+        shutdown_timeout=server.shutdown_timeout.total_seconds(),
+        max_body_size=server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
+        max_header_size=server.max_header_size,
     )
-    listeners = _listeners(runtime)
     background: set[asyncio.Task[None]] = set()
 
     def handshake_failed(failure: HandshakeFailure) -> None:
@@ -234,26 +262,23 @@ async def run(
         )
         audit_context.set(AuditContext(client_address=failure.client_address))
         event = HandshakeFailed(listener=failure.listener, reason=failure.reason)
-        task = asyncio.get_running_loop().create_task(_record(runtime, event))
+        task = asyncio.get_running_loop().create_task(_record(store, event))
         background.add(task)
         task.add_done_callback(background.discard)
 
-    async def listening(addresses: Sequence[tuple[str, int]]) -> None:
-        await _announce(runtime, addresses)
-        if started is not None:
-            started.set_result(list(addresses))
-
-    wrapped = WholeBody(
-        cast("ASGIApplication", app),
-        limit=settings.server.max_body_size,
-        deadline=settings.server.body_timeout.total_seconds(),
+    wrapped = WholeBody(generations, limit=server.max_body_size, deadline=server.body_timeout.total_seconds())
+    await serve(
+        wrapped,
+        generations.listeners,
+        limits,
+        on_handshake_failure=handshake_failed,
+        started=started,
+        stop=stop,
+        hasten=hasten,
     )
-    await serve(wrapped, listeners, limits, on_handshake_failure=handshake_failed, started=listening, stop=stop)
-    await runtime.enrolment.drain()
+    await generations.current.runtime.enrolment.drain()
     if background:
         await asyncio.wait(background)
-    await runtime.store.audit(ServerStopped(pid=os.getpid()))
-    log.info("server_stopped")
 
 
 def _listeners(runtime: Runtime) -> list[Listener]:
@@ -272,7 +297,8 @@ def _listeners(runtime: Runtime) -> list[Listener]:
         material, min_version=settings.tls.min_version, client_certificates=wanted, anchors=runtime.anchors
     )
     listen = settings.server.listen
-    found = [Listener(name="est", host=listen.host, port=listen.port, context=context)]
+    demands = runtime.anchors if wanted == "require" else None
+    found = [Listener(name="est", host=listen.host, port=listen.port, context=context, demands=demands)]
     admin = settings.server.admin_listen
     if admin is not None and settings.admin is not None:
         plain = build_context(material, min_version=settings.tls.min_version, client_certificates="none", anchors=())
@@ -280,39 +306,35 @@ def _listeners(runtime: Runtime) -> list[Listener]:
     return found
 
 
-async def _announce(runtime: Runtime, addresses: Sequence[tuple[str, int]]) -> None:
+def opening_events(
+    settings: Settings,
+    addresses: Sequence[tuple[str, int]],
+    *,
+    plugins: Sequence[str],
+    permissive: Sequence[str],
+) -> tuple[AuditEvent, AuditEvent]:
     """The first events of a run: which configuration took effect, and that the server takes connections."""
-    settings = runtime.settings
-    names = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
-    await runtime.store.audit(
+    names = names_of(addresses)
+    return (
         ConfigurationLoaded(
-            file=str(settings.file),
-            sha256=settings.sha256,
-            plugins=runtime.plugin_names,
-            permissive=runtime.permissive,
-        )
-    )
-    await runtime.store.audit(
+            file=str(settings.file), sha256=settings.sha256, plugins=tuple(plugins), permissive=tuple(permissive)
+        ),
         ServerStarted(
             version=kipuka.__version__,
             listen=names[0],
             admin_listen=names[1] if len(names) > 1 else None,
             pid=os.getpid(),
-        )
+        ),
     )
-    log.info("listening", addresses=names)
 
 
-async def _record(runtime: Runtime, event: HandshakeFailed) -> None:
+def names_of(addresses: Sequence[tuple[str, int]]) -> list[str]:
+    """Addresses as they are written, IPv6 in brackets."""
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
+
+
+async def _record(store: Store, event: HandshakeFailed) -> None:
     try:
-        await runtime.store.audit(event)
+        await store.audit(event)
     except BackendError as error:
         log.error("event_not_recorded", event_name=event.name, reason=error.reason)
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop

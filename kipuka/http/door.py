@@ -14,13 +14,31 @@ from urllib.parse import urlsplit
 import structlog
 from quart import Request
 
-from kipuka.api import Authorization, Connection, MalformedRequest, RequestTooLarge, UnsupportedMediaType
+from kipuka.api import (
+    Authorization,
+    CertificateProblem,
+    CertificateRequired,
+    Connection,
+    MalformedRequest,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
 from kipuka.api.errors import CrossSiteRequest
 from kipuka.authentication import PathCache
 from kipuka.http.body import BodyFault
 from kipuka.store.context import AuditContext, audit_context
+from kipuka.x509.path import AnchorSet, check_path
 
-__all__ = ["Visit", "authorization_of", "check_body", "enter", "path_of", "refuse_cross_site", "require_media_type"]
+__all__ = [
+    "Visit",
+    "authorization_of",
+    "check_body",
+    "enter",
+    "path_of",
+    "refuse_cross_site",
+    "require_demanded_certificate",
+    "require_media_type",
+]
 
 ID_OCTETS = 8
 MAX_NOTED_PATH = 200
@@ -50,6 +68,22 @@ def enter(request: Request) -> Visit:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=visit.request_id, client=connection.client_address)
     return visit
+
+
+def require_demanded_certificate(request: Request, visit: Visit) -> None:
+    """RULES A2, B2: on a connection that was made before a reload, what a handshake of today would insist on.
+
+    Raises `CertificateRequired` where a certificate is demanded now and this client has none that an anchor signed.
+    """
+    demands = cast("dict[str, Any]", request.scope["state"]).get("demands")
+    if demands is None:
+        return
+    presented = visit.connection.presented
+    if presented is None:
+        raise CertificateRequired("client certificate required")
+    problem = CertificateProblem.UNKNOWN_AUTHORITY
+    if presented.leaf is None or check_path(presented, AnchorSet(tuple(demands))).problem is problem:
+        raise CertificateRequired(problem.value, reason="unknown_authority")
 
 
 def path_of(request: Request) -> str:

@@ -271,7 +271,6 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
     [
         ("[gssapi]\nenabled = true", "gssapi"),
         ('[admin.tls]\nmode = "required"', "admin.tls"),
-        ("[server]\nworkers = 2", "server.workers"),
         ("[server]\nhttp2 = true", "server.http2"),
         ('[server]\npublic_listen = "a:1"', "server.public_listen"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
