@@ -67,6 +67,11 @@ RELOAD_LIMIT = 60.0
 STOP_MARGIN = 15.0
 """Seconds that a worker has beyond `shutdown_timeout` to close what it has open, before it is killed."""
 
+SECOND_THOUGHT = 1.0
+"""Seconds after which another signal to stop hastens it. One that comes sooner is the same one: timeout(1), shells and service
+managers signal a process and then its group.
+"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
@@ -245,9 +250,8 @@ class _Supervisor:
         self._boot = secrets.token_hex(8)
         self._seats = [_Seat(slot=slot) for slot in range(composition.settings.server.workers)]
         self._announced = False  # the first worker has begun to serve
-        self._stop_by: float | None = (
-            None  # when what has not ended by itself is killed; None: the server is not stopping
-        )
+        self._stop_began: float | None = None  # None: the server is not stopping
+        self._stop_by: float | None = None  # when what has not ended by itself is killed
         self._reload: _Reload | None = None
         self._reload_again = False
         self._unrecorded: list[AuditEvent] = []
@@ -488,10 +492,12 @@ class _Supervisor:
     # --- stop ---
 
     def _begin_stop(self) -> None:
-        if self._stop_by is not None:
-            log.warning("stop_hastened")
-            self._order_all(messages.Hasten())
+        if self._stop_began is not None:
+            if time.monotonic() - self._stop_began >= SECOND_THOUGHT:
+                log.warning("stop_hastened")
+                self._order_all(messages.Hasten())
             return
+        self._stop_began = time.monotonic()
         limit = self._composition.settings.server.shutdown_timeout.total_seconds()
         self._stop_by = time.monotonic() + limit + STOP_MARGIN
         log.info("server_stopping", workers=len(self._workers()))
