@@ -197,7 +197,6 @@ class Runtime:
     outbox: Outbox
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     plugin_names: tuple[str, ...] = ()
-    permissive: tuple[str, ...] = ()  # the settings that `kipuka check` warns about
     checkpoint: Checkpoint | None = field(default=None, repr=False)
 
     @property
@@ -292,13 +291,11 @@ async def open_runtime(
     feeding: Feeding = "now",
     inherits: bool = True,
     checkpoint: Checkpoint | None = None,
-    permissive: tuple[str, ...] = (),
 ) -> AsyncGenerator[Runtime, None]:
     """Open everything a server needs beside the foundation. A second one may be opened before the first is left.
 
     `inherits`: settle first what the dead left to this worker, which the first runtime of a process has to do. `checkpoint`
-    is awaited with each step's name before the step (tests stop there); `permissive` names the settings that `kipuka check`
-    warns about, for the audit log.
+    is awaited with each step's name before the step (tests stop there).
     """
     settings, plugins = composition.settings, composition.plugins
     store, pool, clock = foundation.store, foundation.pool, foundation.clock
@@ -366,7 +363,6 @@ async def open_runtime(
             outbox=outbox,
             anchors=_union(door.anchors for door in doors.values()),
             plugin_names=tuple(sorted(plugins.loaded)),
-            permissive=permissive,
             checkpoint=checkpoint,
         )
 

@@ -140,7 +140,7 @@ class ConfigurationLoaded(AuditEvent):
     sha256: str
     plugins: tuple[str, ...]
     permissive: tuple[str, ...]
-    restart_needed: tuple[str, ...] = ()
+    restart_needed: tuple[str, ...]
 
 
 class ConfigurationRefused(AuditEvent):

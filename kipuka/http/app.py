@@ -317,7 +317,11 @@ def opening_events(
     names = names_of(addresses)
     return (
         ConfigurationLoaded(
-            file=str(settings.file), sha256=settings.sha256, plugins=tuple(plugins), permissive=tuple(permissive)
+            file=str(settings.file),
+            sha256=settings.sha256,
+            plugins=tuple(plugins),
+            permissive=tuple(permissive),
+            restart_needed=(),
         ),
         ServerStarted(
             version=kipuka.__version__,

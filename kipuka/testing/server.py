@@ -430,10 +430,11 @@ class RunningServer:
         The sink is fed after the commit: what a request just caused may need `wait_for_audit`.
         """
         try:
-            lines = self.deployment.audit_file.read_text(encoding="utf-8").splitlines()
+            text = self.deployment.audit_file.read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        records = [json.loads(line) for line in lines]
+        whole, _, _being_written = text.rpartition("\n")
+        records = [json.loads(line) for line in whole.splitlines()]
         return records if event is None else [record for record in records if record["event"] == event]
 
     def wait_for_audit(self, event: str, *, after: int = 0, timeout: float = 10, **data: object) -> dict[str, Any]:
