@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from OpenSSL import SSL
 
 from kipuka.store.turnstile import Turnstile
 from kipuka.testing.client import basic, est_path
@@ -287,6 +288,69 @@ def test_sigterm_under_load_answers_every_request_whose_header_was_complete(two)
     issued = sum(one.status == 200 and one.kind != "fresh cacerts" for one in load.asked)
     assert issued
     two.deployment.kipuka("audit", "verify")
+
+
+class LastFlight:
+    """A client whose Finished and first request are ready to go out together (TLS 1.3)."""
+
+    def __init__(self, server, request):
+        self._tls = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+        self._tls.set_connect_state()
+        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except SSL.WantReadError:
+                self._socket.sendall(self._tls.bio_read(65536))
+                self._tls.bio_write(self._socket.recv(65536))
+        self._tls.send(request)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+
+    def send(self, _octets):
+        self._socket.sendall(self._tls.bio_read(65536))
+
+    def status(self):
+        """The status of the answer, 0 for none."""
+        head = b""
+        while b"\r\n" not in head:
+            try:
+                head += self._tls.recv(65536)
+            except SSL.WantReadError:
+                data = self._socket.recv(65536)
+                if not data:
+                    return 0
+                self._tls.bio_write(data)
+            except SSL.ZeroReturnError:
+                return 0
+        return int(head.split()[1])
+
+
+def test_what_has_arrived_before_sigterm_is_answered_though_no_worker_has_read_it(two):
+    """Item 1: also on a connection that counts as idle, and on one whose handshake is not finished on our side."""
+    workers = two.wait_for_workers(2)
+    octets = b"GET /.well-known/est/cacerts HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as stack:
+        idle = [stack.enter_context(two.client().connect()) for _ in range(12)]
+        for connection in idle:
+            assert connection.request("GET", CACERTS).status == 200
+        fresh = [stack.enter_context(LastFlight(two, octets)) for _ in range(12)]
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        for connection in (*idle, *fresh):
+            connection.send(octets)
+        os.kill(two.pid, signal.SIGTERM)
+        wait_until(lambda: "server_stopping" in two.stderr, what="the stop")
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        assert [connection.read_response().status for connection in idle] == [200] * len(idle)
+        assert [connection.status() for connection in fresh] == [200] * len(fresh)
+        wait_until(lambda: not two.is_running, timeout=30, what="the end")
 
 
 def test_a_second_signal_drops_the_requests_that_are_still_there(kipuka_servers):
