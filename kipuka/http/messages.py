@@ -65,8 +65,12 @@ class Record(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepare(Message):
-    """Open a second runtime from the configuration file, which has this hash, and go on with the first."""
+    """Open a second runtime from the configuration file, which has this hash, and go on with the first.
 
+    `reload` is its number, so that a late answer to one that was given up is not taken for an answer to the next.
+    """
+
+    reload: int
     sha256: str
 
 
@@ -127,11 +131,14 @@ class Recorded(Message):
 class Prepared(Message):
     """The second runtime is open."""
 
+    reload: int
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused(Message):
     """There will be no second runtime."""
 
+    reload: int
     problems: tuple[str, ...]
 
 

@@ -3,6 +3,10 @@
 In the room: the workers' lives, SIGHUP (reload), SIGTERM and SIGINT (stop), and which audit events tell of that. Not in the
 room: everything that serves (`kipuka.http.worker`), and the form of orders and reports (`kipuka.http.messages`).
 
+The workers share the sockets rather than have one each (SO_REUSEPORT): what waits in a queue is nobody's yet, so it is lost
+with no worker and held up by none that is away, and an address that another server has is refused. Measured, connections
+spread evenly all the same: whoever is busy asks for the next one later.
+
 The supervisor opens nothing but sockets and the lock of its node, has no thread and no event loop, and imports nothing once it
 serves: it is forked at any time, and what it had open would be open in every worker. It waits in one `select` for
 signals, reports, the answer of a check, and the next thing that is due.
@@ -254,6 +258,7 @@ class _Supervisor:
         self._stop_by: float | None = None  # when what has not ended by itself is killed
         self._reload: _Reload | None = None
         self._reload_again = False
+        self._reloads = 0  # the number of the last one
         self._unrecorded: list[AuditEvent] = []
         self._recorder: tuple[_Worker, list[AuditEvent]] | None = None
         selector.register(signals, selectors.EVENT_READ, self._on_signal)
@@ -334,10 +339,11 @@ class _Supervisor:
             case messages.Recorded():
                 self._recorder = None
                 self._flush_events()
-            case messages.Prepared() | messages.Committed():
+            case messages.Prepared() | messages.Refused():
+                if self._reload is not None and report.reload == self._reloads:
+                    self._heed_answer(worker, report)
+            case messages.Committed():
                 self._passed_gate(worker)
-            case messages.Refused():
-                self._refuse_reload(report.problems)
             case messages.Drained():
                 worker.drained = True
                 self._finish_drained()
@@ -386,6 +392,8 @@ class _Supervisor:
         self._selector.close()
         for own in (self._signals, *more, *(worker.control for worker in self._workers())):
             own.close()
+        if self._reload is not None and self._reload.child is not None:
+            os.close(self._reload.child.pipe)
 
     def _let_serve(self, worker: _Worker) -> None:
         if self._stop_by is not None:
@@ -529,6 +537,7 @@ class _Supervisor:
         if not self._reload_again or self._reload is not None or not self._announced or self._stop_by is not None:
             return
         self._reload_again = False
+        self._reloads += 1
         notify_reloading()
         file = self._composition.settings.file
         try:
@@ -562,7 +571,13 @@ class _Supervisor:
             self._refuse_reload(verdict.errors)
             return
         reload.permissive = verdict.permissive
-        self._to_all(reload, messages.Prepare(sha256=reload.composition.settings.sha256))
+        self._to_all(reload, messages.Prepare(reload=self._reloads, sha256=reload.composition.settings.sha256))
+
+    def _heed_answer(self, worker: _Worker, report: messages.Prepared | messages.Refused) -> None:
+        if isinstance(report, messages.Refused):
+            self._refuse_reload(report.problems)
+        else:
+            self._passed_gate(worker)
 
     def _to_all(self, reload: _Reload, order: messages.Message) -> None:
         reload.deadline = time.monotonic() + RELOAD_LIMIT

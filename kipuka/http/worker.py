@@ -252,10 +252,10 @@ class _Worker:
             feeding: Feeding = "later" if self._assignment.feeds_sinks else "never"
             generation = await self._open(again.composition, feeding=feeding, inherits=False)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is no second runtime, and the first goes on
-            self._report(messages.Refused(problems=problems_of(error)))
+            self._report(messages.Refused(reload=order.reload, problems=problems_of(error)))
         else:
             self._prepared = _Prepared(composition=again.composition, generation=generation)
-            self._report(messages.Prepared())
+            self._report(messages.Prepared(reload=order.reload))
 
     async def _commit(self) -> None:
         prepared, self._prepared = self._prepared, None
