@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import statistics
 import threading
 import time
@@ -407,3 +408,38 @@ def test_the_start_is_told_once_for_all_workers(server):
     assert started["data"]["pid"] == server.pid
     assert {record["data"]["pid"] for record in server.audit("worker_started")} == set(server.workers())
     assert json.loads(json.dumps(started))["outcome"] == "success"
+
+
+def on_the_same_node(server, deployment):
+    del deployment
+    return server.deployment
+
+
+def on_the_same_port(server, deployment):
+    deployment.configure({"server": {"listen": f"127.0.0.1:{server.port}"}})
+    return deployment
+
+
+def of_no_version(server, deployment):
+    del server
+    with closing(sqlite3.connect(deployment.database)) as database:
+        database.execute("DROP TABLE alembic_version_kipuka")
+    return deployment
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code", "says"),
+    [
+        pytest.param(on_the_same_node, 4, "error: another kipuka server with [server] node", id="the node is taken"),
+        pytest.param(on_the_same_port, 3, "error: cannot listen on 127.0.0.1 port", id="the address is taken"),
+        pytest.param(of_no_version, 3, "kipuka db upgrade", id="a worker finds another schema"),
+    ],
+)
+def test_what_hinders_the_start_is_one_line_whoever_found_it(server, kipuka_servers, prepare, code, says):
+    """The supervisor, or the first worker: the command tells it as if there were one process."""
+    deployment = prepare(server, kipuka_servers(TWO, start=False).deployment)
+    done = deployment.kipuka("serve", "-c", str(deployment.config_file), expect=code)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert says in line
+    assert "Traceback" not in done.stderr
+    assert server.client().cacerts().status == 200

@@ -13,6 +13,9 @@ from kipuka.http.forking import ended, fork, fork_for_answer
 from kipuka.http.supervisor import LONGEST_PAUSE, Verdict, _back_off, _startup_error, examine
 from kipuka.http.worker import Fault, problems_of
 
+# The processes that pytest-xdist runs tests in have threads; a supervisor has none.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 EVENTS = (ServerStopped(pid=7), WorkerDied(worker=1, pid=8, cause="signal 9 (SIGKILL)"))
 
 
