@@ -106,9 +106,7 @@ class _Worker:
         self._finish: asyncio.Future[messages.Finish] = loop.create_future()
         self._stop = asyncio.Event()
         self._hasten = asyncio.Event()
-        self._orders: asyncio.Queue[messages.Message] = (
-            asyncio.Queue()
-        )  # those that are carried out one after the other
+        self._orders: asyncio.Queue[messages.Message] = asyncio.Queue()  # to be carried out one after the other
         self._preparing: asyncio.Task[None] | None = None
         self._prepared: _Prepared | None = None
         self._held: dict[Generation, _Held] = {}
