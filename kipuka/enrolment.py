@@ -163,6 +163,7 @@ class Enrolment:
         spenders: Mapping[str, SpendsOnIssue],
         clock: Callable[[], datetime],
         ca_timeout: timedelta,
+        process: str,
         audit_gate: AuditGate | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -171,6 +172,7 @@ class Enrolment:
         self._spenders = spenders
         self._clock = clock
         self._ca_timeout = ca_timeout
+        self._process = process  # whose the reservations are, should this process die
         self._checkpoint = checkpoint
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -558,6 +560,7 @@ class Enrolment:
             profile=service.profile.name,
             request_sha256=attempt.csr.info_sha256,
             csr=attempt.csr.stripped_der,
+            process=self._process,
             lease_until=now + self._ca_timeout + LEASE_MARGIN,
             created_at=now,
         )

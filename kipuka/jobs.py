@@ -7,8 +7,6 @@ outbox, which wakes on commits (`kipuka.audit.pipeline`).
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -35,10 +33,12 @@ INTERVAL = timedelta(seconds=10)
 
 @asynccontextmanager
 async def open_jobs(
-    store: Store, jobs: Mapping[str, Callable[[], Awaitable[None]]], *, interval: timedelta = INTERVAL
+    store: Store, jobs: Mapping[str, Callable[[], Awaitable[None]]], *, holder: str, interval: timedelta = INTERVAL
 ) -> AsyncGenerator[None, None]:
-    """Run each job every `interval` until the block is left; one that fails is logged and runs again."""
-    holder = f"{store.node}/{os.getpid()}/{secrets.token_hex(4)}"
+    """Run each job every `interval` until the block is left; one that fails is logged and runs again.
+
+    `holder` is this process's name among those that share the store; the leases are taken in it.
+    """
     tasks = [
         asyncio.create_task(_repeat(store, name, job, holder=holder, interval=interval), name=f"kipuka-job-{name}")
         for name, job in jobs.items()
@@ -67,8 +67,8 @@ async def _repeat(
 class Recovery(Protocol):
     """The recovery job."""
 
-    async def __call__(self, *, at_start: bool) -> None:
-        """Settle what was abandoned; `at_start`: also everything that this node's last process left behind."""
+    async def __call__(self, heir: enrolments.Incarnation | None = None, /) -> None:
+        """Settle what was abandoned; for an `heir`, a worker that starts, also what it has inherited from the dead."""
         ...
 
 
@@ -86,8 +86,8 @@ def recovery(
     order (`FindsOrders`); until then it stays held.
     """
 
-    async def recover(*, at_start: bool) -> None:
-        abandoned = await store.read(partial(enrolments.abandoned, node=store.node, all_of_node=at_start, now=clock()))
+    async def recover(heir: enrolments.Incarnation | None = None, /) -> None:
+        abandoned = await store.read(partial(enrolments.abandoned, node=store.node, heir=heir, now=clock()))
         for row in abandoned:
             await _settle_one(store, row, spenders=spenders, backend=backends.get(row.ca), clock=clock)
 
@@ -177,6 +177,7 @@ def _as_new(row: enrolments.EnrolmentRow, now: datetime) -> enrolments.NewEnrolm
         profile=row.profile,
         request_sha256=row.request_sha256,
         csr=row.csr,
+        process=row.process,
         lease_until=now,
         created_at=row.created_at,
     )

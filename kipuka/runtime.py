@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 import structlog
 from cryptography import x509
@@ -47,12 +48,14 @@ from kipuka.audit.pipeline import Outbox, open_outbox
 from kipuka.authentication import Authentication, LabelAuthentication, records_of
 from kipuka.config import AdminSection, Label, Settings
 from kipuka.config import load as load_config
+from kipuka.config.reload import reload
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService
 from kipuka.jobs import open_jobs, recovery
 from kipuka.mtls import ClientAuth
 from kipuka.plugins import Plugins
 from kipuka.revocation import Revocations
 from kipuka.store.database import Store, open_store
+from kipuka.store.enrolments import Incarnation
 from kipuka.store.lockouts import StoreLockouts
 from kipuka.x509.path import AnchorSet
 
@@ -60,11 +63,16 @@ __all__ = [
     "ADMIN_LOCKOUT",
     "Composition",
     "CompositionError",
+    "Feeding",
+    "Foundation",
+    "Recomposition",
     "Runtime",
     "compose",
     "open_admin_store",
+    "open_foundation",
     "open_plugin",
     "open_runtime",
+    "recompose",
 ]
 
 T = TypeVar("T")
@@ -124,6 +132,22 @@ class BlockingPool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Foundation:
+    """What a process opens once, and every runtime in it stands on: the store, the threads, and which worker this is."""
+
+    store: Store
+    pool: BlockingPool
+    clock: Callable[[], datetime]
+    incarnation: Incarnation
+
+
+Feeding = Literal["now", "later", "never"]
+"""Whether a runtime feeds the audit sinks: at once; only after `Outbox.begin`, since the runtime before it still does; not
+at all, since another worker of the node does (its sinks are not even opened).
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostServices:
     """What one plugin's opened objects borrow of the host (`kipuka.api.Services`)."""
 
@@ -179,7 +203,6 @@ class Runtime:
     audit_gate: AuditGate
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     plugin_names: tuple[str, ...] = ()
-    permissive: tuple[str, ...] = ()  # the settings that `kipuka check` warns about
     checkpoint: Checkpoint | None = field(default=None, repr=False)
 
     @property
@@ -208,31 +231,88 @@ def compose(path: Path, environ: Mapping[str, str]) -> Composition:
     return Composition(settings=settings, plugins=loaded)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recomposition:
+    """A changed configuration over the plugins that are loaded, and the keys whose new values wait for a restart."""
+
+    composition: Composition
+    restart_needed: tuple[str, ...]
+
+
+def recompose(running: Composition, path: Path, environ: Mapping[str, str]) -> Recomposition:
+    """Read the configuration again, for a process that goes on with the plugins it has: nothing is imported.
+
+    Raises `StartupError` with every mistake, and where the configuration needs other plugins than are loaded.
+    """
+    raw = load_config(path, environ)
+    plugins, uses = running.plugins, raw.uses()
+    strange = {name: where for name, where in uses.items() if name not in plugins.installed}
+    faults = plugin_loading.examine(plugins.candidates, strange, disabled=raw.disabled).faults
+    added = sorted(uses.keys() - plugins.loaded.keys() - strange.keys())
+    removed = sorted(plugins.loaded.keys() - uses.keys())
+    if not faults and (added or removed):
+        changes = [f"{name} would be new" for name in added] + [f"{name} is no longer used" for name in removed]
+        raise StartupError(f"{raw.file}: the set of plugins has changed ({', '.join(changes)}): restart the server")
+    try:
+        settings = raw.settle(
+            authenticators=plugins.authenticators,
+            ca_backends=plugins.ca_backends,
+            audit_sinks=plugins.audit_sinks,
+            installed=plugins.installed,
+            broken=added,
+        )
+    except ConfigError as error:
+        raise CompositionError(error.problems, faults) from error
+    if faults:
+        raise CompositionError((), faults)
+    change = reload(running.settings, settings)
+    composition = Composition(settings=change.settings, plugins=plugins)
+    return Recomposition(composition=composition, restart_needed=change.restart_needed)
+
+
 @asynccontextmanager
-async def open_runtime(
+async def open_foundation(
     composition: Composition,
     *,
-    checkpoint: Checkpoint | None = None,
-    permissive: tuple[str, ...] = (),
+    incarnation: Incarnation | None = None,
     clock: Callable[[], datetime] = utc_now,
-) -> AsyncGenerator[Runtime, None]:
-    """Open everything a server needs.
+) -> AsyncGenerator[Foundation, None]:
+    """Open what outlives a reload. Without an `incarnation` this process is the whole server, and claims the node.
 
-    `checkpoint` is awaited with each step's name before the step (tests stop there); `permissive` names the settings that
-    `kipuka check` warns about, for the audit log.
+    Raises `StartupError`.
     """
-    settings, plugins = composition.settings, composition.plugins
     async with AsyncExitStack() as stack:
         pool = BlockingPool(workers=max(2, os.cpu_count() or 2))
         stack.callback(pool.close)
-        store = await stack.enter_async_context(_store(composition, clock=clock, exclusive=True))
+        store = await stack.enter_async_context(_store(composition, clock=clock, exclusive=incarnation is None))
+        alone = Incarnation(boot=secrets.token_hex(8))
+        yield Foundation(store=store, pool=pool, clock=clock, incarnation=incarnation or alone)
+
+
+@asynccontextmanager
+async def open_runtime(
+    composition: Composition,
+    foundation: Foundation,
+    *,
+    feeding: Feeding = "now",
+    inherits: bool = True,
+    checkpoint: Checkpoint | None = None,
+) -> AsyncGenerator[Runtime, None]:
+    """Open everything a server needs beside the foundation. A second one may be opened before the first is left.
+
+    `inherits`: settle first what the dead left to this worker, which the first runtime of a process has to do. `checkpoint`
+    is awaited with each step's name before the step (tests stop there).
+    """
+    settings, plugins = composition.settings, composition.plugins
+    store, pool, clock = foundation.store, foundation.pool, foundation.clock
+    async with AsyncExitStack() as stack:
         services = partial(_services, store=store, pool=pool, clock=clock)
         opened: dict[str, object] = {}
         sinks = {
             item.id: await _open(
                 stack, plugins, item.type, partial(plugins.audit_sinks[item.type].open, item.settings), services
             )
-            for item in settings.sinks
+            for item in (settings.sinks if feeding != "never" else ())
         }
         backends: dict[str, CABackend] = {}
         for item in settings.cas:
@@ -273,14 +353,17 @@ async def open_runtime(
             clock=clock,
             ca_timeout=settings.est.ca_timeout,
             audit_gate=audit_gate,
+            process=foundation.incarnation.name,
             checkpoint=checkpoint,
         )
-        outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking))
+        outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking, begin=feeding == "now"))
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
-        await recover(at_start=True)
+        if inherits:
+            await recover(foundation.incarnation)
         revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
-        jobs = {"recovery": partial(recover, at_start=False), "revocations": revocations.tell_untold}
-        await stack.enter_async_context(open_jobs(store, jobs))
+        holder = f"{store.node}/{foundation.incarnation.name}"
+        jobs = {"recovery": recover, "revocations": revocations.tell_untold}
+        await stack.enter_async_context(open_jobs(store, jobs, holder=holder))
         stack.push_async_callback(enrolment.drain)
         yield Runtime(
             settings=settings,
@@ -299,7 +382,6 @@ async def open_runtime(
             audit_gate=audit_gate,
             anchors=_union(door.anchors for door in doors.values()),
             plugin_names=tuple(sorted(plugins.loaded)),
-            permissive=permissive,
             checkpoint=checkpoint,
         )
 

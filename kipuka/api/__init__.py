@@ -60,6 +60,7 @@ from kipuka.api.events import (
     CertificateRequested,
     CertificateRevoked,
     ConfigurationLoaded,
+    ConfigurationRefused,
     EnrolmentFailed,
     EnrolmentRecovered,
     HandshakeFailed,
@@ -73,6 +74,8 @@ from kipuka.api.events import (
     RevocationTold,
     ServerStarted,
     ServerStopped,
+    WorkerDied,
+    WorkerStarted,
 )
 from kipuka.api.hooks import (
     API_VERSION,
@@ -191,6 +194,7 @@ __all__ = [
     "ConfigPath",
     "ConfigProblem",
     "ConfigurationLoaded",
+    "ConfigurationRefused",
     "Conflict",
     "Connection",
     "Continue",
@@ -254,6 +258,8 @@ __all__ = [
     "Tx",
     "UnknownResource",
     "UnsupportedMediaType",
+    "WorkerDied",
+    "WorkerStarted",
     "hookimpl",
     "pass_host",
     "timestamp",

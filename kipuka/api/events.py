@@ -37,6 +37,7 @@ __all__ = [
     "CertificateRequested",
     "CertificateRevoked",
     "ConfigurationLoaded",
+    "ConfigurationRefused",
     "EnrolmentFailed",
     "EnrolmentRecovered",
     "HandshakeFailed",
@@ -50,6 +51,8 @@ __all__ = [
     "RevocationTold",
     "ServerStarted",
     "ServerStopped",
+    "WorkerDied",
+    "WorkerStarted",
 ]
 
 SCHEMA_VERSION = 1
@@ -127,8 +130,32 @@ class ServerStopped(AuditEvent):
     pid: int
 
 
+class WorkerStarted(AuditEvent):
+    """A worker process is about to take connections; `replaces` is the process whose place it takes."""
+
+    name: ClassVar[str] = "worker_started"
+    outcome: ClassVar[Outcome] = "success"
+    worker: int  # from 0; the server keeps each place filled
+    pid: int
+    replaces: int | None
+
+
+class WorkerDied(AuditEvent):
+    """A worker process ended although it should not have; another one takes its place."""
+
+    name: ClassVar[str] = "worker_died"
+    outcome: ClassVar[Outcome] = "failure"
+    worker: int
+    pid: int
+    cause: str
+
+
 class ConfigurationLoaded(AuditEvent):
-    """A configuration took effect; `permissive` names the settings in it that `kipuka check` warns about."""
+    """A configuration took effect, at the start or by a reload.
+
+    `permissive` names the settings in it that `kipuka check` warns about, `restart_needed` those whose new values wait for
+    a restart.
+    """
 
     name: ClassVar[str] = "configuration_loaded"
     outcome: ClassVar[Outcome] = "success"
@@ -136,6 +163,16 @@ class ConfigurationLoaded(AuditEvent):
     sha256: str
     plugins: tuple[str, ...]
     permissive: tuple[str, ...]
+    restart_needed: tuple[str, ...]
+
+
+class ConfigurationRefused(AuditEvent):
+    """A reload was asked for and refused: everything goes on as before. `problems` say why, and hold no value."""
+
+    name: ClassVar[str] = "configuration_refused"
+    outcome: ClassVar[Outcome] = "failure"
+    file: str
+    problems: tuple[str, ...]
 
 
 class HandshakeFailed(AuditEvent):
@@ -413,7 +450,10 @@ class CACreated(AuditEvent):
 HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     ServerStarted,
     ServerStopped,
+    WorkerStarted,
+    WorkerDied,
     ConfigurationLoaded,
+    ConfigurationRefused,
     HandshakeFailed,
     LimitReached,
     RequestRejected,

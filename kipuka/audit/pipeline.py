@@ -10,7 +10,7 @@ the events of this node in order, at least once: its cursor moves after its `wri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -57,10 +57,14 @@ class SinkState:
 
 
 class Outbox:
-    """The feeders. Made by `open_outbox`."""
+    """The feeders. Made by `open_outbox`; of the outboxes of one node and sink at most one may be at work at a time."""
 
-    def __init__(self, feeders: Sequence[_Feeder]) -> None:
+    def __init__(self, store: Store, feeders: Sequence[_Feeder], pace: OutboxPace) -> None:
+        self._store = store
         self._feeders = tuple(feeders)
+        self._pace = pace
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop_listening: Callable[[], None] = _nothing
 
     def states(self) -> Mapping[str, SinkState]:
         """How each sink does, by its id."""
@@ -71,6 +75,38 @@ class Outbox:
         for feeder in self._feeders:
             feeder.woken.set()
 
+    def begin(self) -> None:
+        """Feed the sinks from now on, each from where it was left."""
+        if not self._feeders:
+            return
+        self._stop_listening = self._store.on_events(self.wake)
+        self._tasks = [asyncio.create_task(one.feed(), name=f"kipuka-sink-{one.sink_id}") for one in self._feeders]
+
+    async def end(self) -> None:
+        """Give the sinks what is left, as far as they take it within `pace.drain_limit`, and feed them no more.
+
+        What a sink has not taken waits in the store for who feeds it next. Where nothing was begun, nothing is done.
+        """
+        tasks, self._tasks = self._tasks, []
+        if not tasks:
+            return
+        self._stop_listening()
+        for feeder in self._feeders:
+            feeder.stopped.set()
+        try:
+            await asyncio.wait(tasks, timeout=self._pace.drain_limit.total_seconds())
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for feeder, end in zip(self._feeders, ends, strict=True):
+            if end is not None:
+                log.warning("audit_sink_not_drained", sink=feeder.sink_id, sequence=feeder.sequence)
+
+
+def _nothing() -> None:
+    """Nobody listens yet."""
+
 
 @asynccontextmanager
 async def open_outbox(
@@ -79,36 +115,24 @@ async def open_outbox(
     *,
     urgent: Collection[str] = (),
     pace: OutboxPace | None = None,
+    begin: bool = True,
 ) -> AsyncGenerator[Outbox]:
-    """Feed the sinks, by their ids, until the end of the block; then give them what is left, as far as they take it.
+    """Feed the sinks, by their ids, until the end of the block (`Outbox.end`).
 
-    `urgent` are those that enrolments wait for while they fail.
-
-    The block ends at the latest after `pace.drain_limit`; what a sink has not taken by then waits in the store for the next start.
+    `urgent` are those that enrolments wait for while they fail. Without `begin` nothing is fed before `Outbox.begin` is called:
+    another outbox may still be at work.
     """
     pace = pace or OutboxPace()
     feeders = [
         _Feeder(store, sink_id, sink, pace.urgent() if sink_id in urgent else pace) for sink_id, sink in sinks.items()
     ]
-    outbox = Outbox(feeders)
-    stop_listening = store.on_events(outbox.wake)
-    tasks = [asyncio.create_task(one.feed(), name=f"kipuka-sink-{one.sink_id}") for one in feeders]
+    outbox = Outbox(store, feeders, pace)
+    if begin:
+        outbox.begin()
     try:
         yield outbox
     finally:
-        stop_listening()
-        for feeder in feeders:
-            feeder.stopped.set()
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=pace.drain_limit.total_seconds())
-        finally:
-            for task in tasks:
-                task.cancel()
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
-        for feeder, end in zip(feeders, ends, strict=True):
-            if end is not None:
-                log.warning("audit_sink_not_drained", sink=feeder.sink_id, sequence=feeder.sequence)
+        await outbox.end()
 
 
 class _Feeder:

@@ -575,7 +575,7 @@ class _Look:
 
     def _traffic(self) -> None:
         server = self.settings.server
-        needed, most = files_needed(limits_of_worker(server, workers=1)), most_open_files()
+        needed, most = files_needed(limits_of_worker(server, workers=server.workers)), most_open_files()
         if most is not None and needed > most:
             problem = f"it needs {needed} open files, and this account may have {most}"
             self._warn(

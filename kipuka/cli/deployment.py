@@ -20,6 +20,7 @@ class Choices:
     version: str
     hosts: Sequence[str]
     listen: str
+    workers: int
     admin_listen: str | None
     ca_id: str
     ca_settings: Mapping[str, str]
@@ -42,6 +43,7 @@ def configuration_text(choices: Choices) -> str:
         version=choices.version,
         hosts=", ".join(choices.hosts),
         listen=quoted(choices.listen),
+        workers=choices.workers,
         admin_listen=admin_listen,
         ca_id=quoted(choices.ca_id),
         ca=ca,
@@ -52,13 +54,15 @@ def configuration_text(choices: Choices) -> str:
 _TEXT = """\
 # The configuration of kipuka, an EST server (RFC 7030), written by `kipuka init` of version {version}.
 #
-# Relative paths are relative to this file. After a change: `kipuka check -c kipuka.toml`, then restart the server.
-# Any key can be set from the environment too: KIPUKA_SERVER__LISTEN is `listen` of [server]. A secret may be written as
-# "file:PATH" or "env:NAME". Every key is explained in docs/reference/config.md.
+# Relative paths are relative to this file. After a change: `kipuka check -c kipuka.toml`, then send the server SIGHUP;
+# [server], [db] and the set of plugins need a restart. Any key can be set from the environment too: KIPUKA_SERVER__LISTEN is
+# `listen` of [server]. A secret may be written as "file:PATH" or "env:NAME". Every key is explained in
+# docs/reference/config.md.
 
 [server]
 listen = {listen}
 {admin_listen}
+workers = {workers}  # processes that take connections; about one for each core, and seldom more than four
 max_body_size = 65536  # bytes; a request with an RSA-8192 key and fifty names takes about 6000
 shutdown_timeout = 30  # seconds that requests under way have to end when the server is stopped
 

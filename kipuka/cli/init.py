@@ -135,6 +135,7 @@ def _write(file: Path, content: bytes, *, mode: int) -> None:
 def _deploy(directory: Path, *, hosts: Sequence[str], listen: str, admin_listen: str | None) -> None:
     from kipuka import plugins as plugin_loading
     from kipuka.cli.host import run_as_operator
+    from kipuka.config import ServerSection
 
     candidates = plugin_loading.discover()
     otp = any(candidate.name == "otp" for candidate in candidates)
@@ -152,6 +153,7 @@ def _deploy(directory: Path, *, hosts: Sequence[str], listen: str, admin_listen:
         version=kipuka.__version__,
         hosts=hosts,
         listen=listen,
+        workers=ServerSection().workers,
         admin_listen=admin_listen,
         ca_id=CA_ID,
         ca_settings=_relative(ca.settings, directory),

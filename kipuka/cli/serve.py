@@ -1,19 +1,23 @@
 """`kipuka serve`.
 
-In the room: composing, the operational log, and the event loop. Not in the room: everything that runs in it
-(`kipuka.runtime`, `kipuka.http.app`).
+In the room: composing, examining, and the operational log. Not in the room: the processes and everything that runs in them
+(`kipuka.http.supervisor`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kipuka.cli.failures import NotReady
 from kipuka.cli.options import config_option
+
+if TYPE_CHECKING:  # imported when the command runs
+    from kipuka.config import Settings
+    from kipuka.runtime import Composition
 
 __all__ = ["command"]
 
@@ -23,25 +27,31 @@ __all__ = ["command"]
 def command(*, config: Path) -> None:
     """Run the server in the foreground.
 
-    SIGTERM and Ctrl-C stop it: no new connection is taken, requests under way come to their end.
+    SIGTERM and Ctrl-C stop it: no new connection is taken, requests under way come to their end; a second one drops them.
+    SIGHUP makes it read its configuration again, and the files that it names; a configuration with a mistake changes nothing.
     """
     from kipuka.cli.check import permissive, run_check
     from kipuka.cli.logs import configure_logs
-    from kipuka.http.app import run
-    from kipuka.http.memory import settle
-    from kipuka.runtime import compose, open_runtime
+    from kipuka.http.supervisor import Verdict, examine, supervise
+    from kipuka.runtime import compose
+
+    def log_as_configured(settings: Settings) -> None:
+        configure_logs(form=settings.log.format, level=settings.log.level)
+
+    def examination(composition: Composition) -> Verdict:
+        findings = run_check(composition.settings, composition.plugins, ports=False)
+        errors = (str(finding).removeprefix("error: ") for finding in findings if finding.severity == "error")
+        return Verdict(errors=tuple(errors), permissive=permissive(findings))
 
     composition = compose(config, os.environ)
-    log = composition.settings.log
-    configure_logs(form=log.format, level=log.level)
-    findings = run_check(composition.settings, composition.plugins, ports=False)
-    errors = [str(finding).removeprefix("error: ") for finding in findings if finding.severity == "error"]
-    if errors:
-        raise NotReady("\n".join(errors))
-
-    async def serve() -> None:
-        async with open_runtime(composition, permissive=permissive(findings)) as runtime:
-            settle()
-            await run(runtime)
-
-    asyncio.run(serve())
+    log_as_configured(composition.settings)
+    verdict = examine(composition, examination)
+    if verdict.errors:
+        raise NotReady("\n".join(verdict.errors))
+    supervise(
+        composition,
+        permissive=verdict.permissive,
+        examination=examination,
+        configure_logs=log_as_configured,
+        environ=os.environ,
+    )

@@ -139,6 +139,7 @@ async def _record(
         profile=PROFILE,
         request_sha256=digest.finalize().hex(),
         csr=order.csr,
+        process="command",
         lease_until=now,
         created_at=now,
     )

@@ -60,7 +60,7 @@ def _stage(file: Path, content: bytes, *, mode: int) -> Path:
 def renew(*, config: Path, hosts: tuple[str, ...], ca: str | None, days: int) -> None:
     """Issue a new certificate for this server, with a new key, in the place of the files that [tls] names.
 
-    The certificate is recorded like any other. A running server uses it after a restart.
+    The certificate is recorded like any other. A running server uses it from SIGHUP on.
     """
     from kipuka.cli.host import open_ca, run_as_operator
     from kipuka.cli.server_certificate import ServerCertificate, host_name, issue_server_certificate
@@ -97,4 +97,4 @@ def renew(*, config: Path, hosts: tuple[str, ...], ca: str | None, days: int) ->
     staged_certificate = _stage(settings.tls.cert, made.chain, mode=PUBLIC)
     staged_key.replace(settings.tls.key)
     staged_certificate.replace(settings.tls.cert)
-    click.echo(f"wrote {settings.tls.cert} for {', '.join(names)}; restart the server to use it", err=True)
+    click.echo(f"wrote {settings.tls.cert} for {', '.join(names)}; send the server SIGHUP to have it used", err=True)

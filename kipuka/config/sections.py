@@ -10,6 +10,7 @@ of plugins, whose models come with their kinds.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -102,6 +103,10 @@ def _node_name() -> str:
     return name or "node"
 
 
+def _workers() -> int:
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
 class ServerSection(Section):
     """Where the server listens, and how long it waits."""
 
@@ -114,6 +119,10 @@ class ServerSection(Section):
     node: Identifier = Field(default_factory=_node_name)
     """Name of this server in the audit log and beside the database. Each server that shares a database needs another one.
     Default: the host name."""
+
+    workers: int = Field(default_factory=_workers, ge=1, le=64)
+    """How many processes take connections. Default: one for each core, but no more than four: they take turns to write to one
+    database, and each needs memory of its own."""
 
     max_body_size: int = Field(default=65536, ge=1024, le=16 * 1024 * 1024)
     """Largest request body, in bytes. A CSR with an RSA-8192 key and fifty names takes about 6000."""

@@ -30,7 +30,6 @@ NOT_YET = "not available in this version"
 
 LATER: Mapping[tuple[str, ...], str] = {
     ("gssapi",): "take the section out",
-    ("server", "workers"): "take the key out; there is one worker process",
     ("server", "public_listen"): "take the key out",
     ("server", "proxy_protocol"): "take the key out",
     ("est", "replay_window"): "take the key out",

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import structlog
 from quart import Quart, Response, g, request
@@ -28,38 +27,38 @@ from kipuka.api import (
     RequestRejected,
     ServerStarted,
     ServerStopped,
-    TooManyRequests,
     UnknownResource,
 )
 from kipuka.api.errors import BackendError, KipukaError, RequestError
 from kipuka.api.events import AuditEvent
-from kipuka.config import Address
+from kipuka.config import Address, Settings
 from kipuka.est.wire import Base64Lines
 from kipuka.http.admin import AdminResources, MountedRoute
 from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
-from kipuka.http.door import Visit, enter, path_of, require_plain_path
+from kipuka.http.door import Visit, enter, keep_pace, path_of, require_demanded_certificate, require_plain_path
 from kipuka.http.est import EstResources
+from kipuka.http.generations import Generation, Generations
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files, raise_open_files
 from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
-from kipuka.http.rates import RequestRate
-from kipuka.http.reports import Reports, open_reports
+from kipuka.http.rates import Pace, RequestRate
+from kipuka.http.reports import open_reports
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
 from kipuka.http.revocation_routes import revocation_routes
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
 from kipuka.http.tls import TLSMaterial, build_context
 from kipuka.runtime import Runtime
-from kipuka.store.lockouts import normal_address
+from kipuka.store.database import Store
 
-__all__ = ["create_app", "run"]
+__all__ = ["create_app", "generation_over", "names_of", "opening_events", "run", "serve_generations"]
 
 log = structlog.get_logger(__name__)
 
 ADMIN_PREFIX = "/admin"
 
 
-def create_app(runtime: Runtime, *, rate: RequestRate | None, reports: Reports) -> Quart:
-    """The application over an open runtime. `rate` bounds what an address may ask; None: nothing does."""
+def create_app(runtime: Runtime) -> Quart:
+    """The application over an open runtime."""
     app = Quart("kipuka", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
@@ -68,8 +67,6 @@ def create_app(runtime: Runtime, *, rate: RequestRate | None, reports: Reports) 
     app.config["BODY_TIMEOUT"] = None
     app.config["RESPONSE_TIMEOUT"] = None  # the seam's write-progress deadline is what a slow reader meets
     app.before_request(_enter)
-    if rate is not None:
-        app.before_request(_Pace(rate, reports).keep)
     app.register_error_handler(KipukaError, _Failures(runtime).kipuka_error)
     app.register_error_handler(HTTPException, _Failures(runtime).http_error)
     app.register_error_handler(Exception, _Failures(runtime).unexpected)
@@ -136,24 +133,9 @@ def _only_on(listener: str, runtime: Runtime) -> None:
 
 
 async def _enter() -> None:
-    g.visit = enter(request)
-
-
-class _Pace:
-    """Refuses what an address asks too fast (RULES H1)."""
-
-    def __init__(self, rate: RequestRate, reports: Reports) -> None:
-        self._rate = rate
-        self._reports = reports
-
-    async def keep(self) -> None:
-        """Raises `TooManyRequests`."""
-        visit: Visit = g.visit
-        address = normal_address(visit.connection.client_address)
-        wait = self._rate.take(address)
-        if wait is not None:
-            self._reports.limit_reached("max_requests_per_minute_per_address", address)
-            raise TooManyRequests("too many requests", retry_after=wait)
+    visit = g.visit = enter(request)
+    keep_pace(request, visit)
+    require_demanded_certificate(request, visit)
 
 
 async def _leave(response: Response) -> Response:
@@ -227,57 +209,73 @@ def _is_admin(path: str) -> bool:
     return path == ADMIN_PREFIX or path.startswith(f"{ADMIN_PREFIX}/")
 
 
-async def run(
-    runtime: Runtime, *, stop: asyncio.Event | None = None, started: asyncio.Future[Any] | None = None
-) -> None:
-    """Serve until SIGTERM or SIGINT (or `stop`); returns when the last request has been answered.
+def generation_over(runtime: Runtime) -> Generation:
+    """The application and the listeners' TLS over an open runtime. Raises `StartupError`."""
+    return Generation(runtime=runtime, app=cast("ASGIApplication", create_app(runtime)), listeners=_listeners(runtime))
 
-    `started`, where given, gets the addresses that are listened on.
+
+async def run(runtime: Runtime, *, stop: asyncio.Event, started: Callable[[Sequence[tuple[str, int]]], None]) -> None:
+    """Serve in this process alone until `stop` is set; returns when the last request has been answered.
+
+    `started` gets the addresses that are listened on.
     """
-    settings = runtime.settings
-    stop = stop or _stop_on_signals()
-    traffic = limits_of_worker(settings.server, workers=1)
+
+    async def listening(addresses: Sequence[tuple[str, int]]) -> None:
+        for event in opening_events(runtime.settings, addresses, plugins=runtime.plugin_names, permissive=()):
+            await runtime.store.audit(event)
+        log.info("listening", addresses=names_of(addresses))
+        started(addresses)
+
+    await serve_generations(Generations(generation_over(runtime)), stop=stop, started=listening)
+    await runtime.store.audit(ServerStopped(pid=os.getpid()))
+    log.info("server_stopped")
+
+
+async def serve_generations(
+    generations: Generations,
+    *,
+    stop: asyncio.Event,
+    started: Callable[[Sequence[tuple[str, int]]], Awaitable[None]],
+    hasten: asyncio.Event | None = None,
+) -> None:
+    """Serve until `stop` is set; returns when every request was answered and every enrolment has come to its end.
+
+    [server] is that of the first generation. `started` and `hasten` are as for `kipuka.http.server.serve`.
+    """
+    runtime = generations.current.runtime
+    server, store = runtime.settings.server, runtime.store
+    traffic = limits_of_worker(server, workers=server.workers)
     if not raise_open_files(files_needed(traffic)):
         log.warning("open_files_do_not_suffice", needed=files_needed(traffic), limit=most_open_files())
     limits = ServerLimits(
-        handshake_timeout=settings.server.handshake_timeout.total_seconds(),
-        header_timeout=settings.server.header_timeout.total_seconds(),
-        body_timeout=settings.server.body_timeout.total_seconds(),
-        idle_timeout=settings.server.idle_timeout.total_seconds(),
-        write_timeout=settings.server.write_timeout.total_seconds(),
-        shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
-        max_body_size=settings.server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
-        max_header_size=settings.server.max_header_size,
+        handshake_timeout=server.handshake_timeout.total_seconds(),
+        header_timeout=server.header_timeout.total_seconds(),
+        body_timeout=server.body_timeout.total_seconds(),
+        idle_timeout=server.idle_timeout.total_seconds(),
+        write_timeout=server.write_timeout.total_seconds(),
+        shutdown_timeout=server.shutdown_timeout.total_seconds(),
+        max_body_size=server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
+        max_header_size=server.max_header_size,
         max_connections=traffic.connections,
         max_connections_per_address=traffic.connections_per_address,
     )
     a_minute = traffic.requests_per_minute_per_address
-    rate = RequestRate(per_minute=a_minute, clock=asyncio.get_running_loop().time) if a_minute else None
-    listeners = _listeners(runtime)
-
-    async def listening(addresses: Sequence[tuple[str, int]]) -> None:
-        await _announce(runtime, addresses)
-        if started is not None:
-            started.set_result(list(addresses))
-
-    async with open_reports(partial(_record, runtime)) as reports:
-        wrapped = WholeBody(
-            cast("ASGIApplication", create_app(runtime, rate=rate, reports=reports)),
-            limit=settings.server.max_body_size,
-            deadline=settings.server.body_timeout.total_seconds(),
-        )
+    wrapped = WholeBody(generations, limit=server.max_body_size, deadline=server.body_timeout.total_seconds())
+    async with open_reports(partial(_record, store)) as reports:
+        if a_minute:
+            rate = RequestRate(per_minute=a_minute, clock=asyncio.get_running_loop().time)
+            generations.pace = Pace(rate, exceeded=reports.limit_reached)
         await serve(
             wrapped,
-            listeners,
+            generations.listeners,
             limits,
             on_handshake_failure=reports.handshake_failed,
             on_limit=reports.limit_reached,
-            started=listening,
+            started=started,
             stop=stop,
+            hasten=hasten,
         )
-        await runtime.enrolment.drain()
-    await runtime.store.audit(ServerStopped(pid=os.getpid()))
-    log.info("server_stopped")
+        await generations.current.runtime.enrolment.drain()
 
 
 def _listeners(runtime: Runtime) -> list[Listener]:
@@ -303,7 +301,8 @@ def _listeners(runtime: Runtime) -> list[Listener]:
             anchors=asks.anchors,
             http2=settings.server.http2,
         )
-        return Listener(name=name, host=address.host, port=address.port, context=context)
+        demands = asks.anchors if asks.wanted == "require" else None
+        return Listener(name=name, host=address.host, port=address.port, context=context, demands=demands)
 
     own = settings.server.admin_listen
     if own is None or admin is None:
@@ -314,39 +313,39 @@ def _listeners(runtime: Runtime) -> list[Listener]:
     ]
 
 
-async def _announce(runtime: Runtime, addresses: Sequence[tuple[str, int]]) -> None:
+def opening_events(
+    settings: Settings,
+    addresses: Sequence[tuple[str, int]],
+    *,
+    plugins: Sequence[str],
+    permissive: Sequence[str],
+) -> tuple[AuditEvent, AuditEvent]:
     """The first events of a run: which configuration took effect, and that the server takes connections."""
-    settings = runtime.settings
-    names = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
-    await runtime.store.audit(
+    names = names_of(addresses)
+    return (
         ConfigurationLoaded(
             file=str(settings.file),
             sha256=settings.sha256,
-            plugins=runtime.plugin_names,
-            permissive=runtime.permissive,
-        )
-    )
-    await runtime.store.audit(
+            plugins=tuple(plugins),
+            permissive=tuple(permissive),
+            restart_needed=(),
+        ),
         ServerStarted(
             version=kipuka.__version__,
             listen=names[0],
             admin_listen=names[1] if len(names) > 1 else None,
             pid=os.getpid(),
-        )
+        ),
     )
-    log.info("listening", addresses=names)
 
 
-async def _record(runtime: Runtime, event: AuditEvent) -> None:
+def names_of(addresses: Sequence[tuple[str, int]]) -> list[str]:
+    """Addresses as they are written, IPv6 in brackets."""
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
+
+
+async def _record(store: Store, event: AuditEvent) -> None:
     try:
-        await runtime.store.audit(event)
+        await store.audit(event)
     except BackendError as error:
         log.error("event_not_recorded", event_name=event.name, reason=error.reason)
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop

@@ -16,6 +16,8 @@ from quart import Request
 
 from kipuka.api import (
     Authorization,
+    CertificateProblem,
+    CertificateRequired,
     Connection,
     MalformedRequest,
     RequestTooLarge,
@@ -25,15 +27,19 @@ from kipuka.api import (
 from kipuka.api.errors import CrossSiteRequest
 from kipuka.authentication import PathCache
 from kipuka.http.body import BodyFault
+from kipuka.http.rates import Pace
 from kipuka.store.context import AuditContext, audit_context
+from kipuka.x509.path import AnchorSet, check_path
 
 __all__ = [
     "Visit",
     "authorization_of",
     "check_body",
     "enter",
+    "keep_pace",
     "path_of",
     "refuse_cross_site",
+    "require_demanded_certificate",
     "require_media_type",
     "require_plain_path",
 ]
@@ -66,6 +72,29 @@ def enter(request: Request) -> Visit:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=visit.request_id, client=connection.client_address)
     return visit
+
+
+def keep_pace(request: Request, visit: Visit) -> None:
+    """RULES H1: refuse what this address asks too fast. Raises `TooManyRequests`."""
+    pace = cast("Pace | None", request.scope["state"].get("pace"))
+    if pace is not None:
+        pace.keep(visit.connection.client_address)
+
+
+def require_demanded_certificate(request: Request, visit: Visit) -> None:
+    """RULES A2, B2: on a connection that was made before a reload, what a handshake of today would insist on.
+
+    Raises `CertificateRequired` where a certificate is demanded now and this client has none that an anchor signed.
+    """
+    demands = cast("dict[str, Any]", request.scope["state"]).get("demands")
+    if demands is None:
+        return
+    presented = visit.connection.presented
+    if presented is None:
+        raise CertificateRequired("client certificate required")
+    problem = CertificateProblem.UNKNOWN_AUTHORITY
+    if presented.leaf is None or check_path(presented, AnchorSet(tuple(demands))).problem is problem:
+        raise CertificateRequired(problem.value, reason="unknown_authority")
 
 
 def path_of(request: Request) -> str:

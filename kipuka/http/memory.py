@@ -29,8 +29,10 @@ def settle() -> None:
     """The process has what it will always have: the collector need not look at it again.
 
     Without this the many objects of modules make each full collection slow, and so rare that what short-lived
-    connections leave piles up. For a process that does nothing else but serve.
+    connections leave piles up. For a process that does nothing else but serve. After a reload it is called again, so that
+    what belonged to the old runtime goes.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

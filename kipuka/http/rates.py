@@ -1,7 +1,7 @@
 """How many requests an address may send in a minute.
 
-In the room: a bucket for each address. Not in the room: the answer (`kipuka.api.errors.TooManyRequests`), the limit's origin
-(`kipuka.http.limits`).
+In the room: a bucket for each address, and the refusal of what is over it. Not in the room: the limit's origin (`kipuka.http.limits`),
+and who tells of it (`kipuka.http.reports`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-__all__ = ["RequestRate"]
+from kipuka.api import TooManyRequests
+from kipuka.store.lockouts import normal_address
+
+__all__ = ["Pace", "RequestRate"]
 
 _MINUTE = 60.0
 _MOST_ADDRESSES = 10_000
@@ -56,3 +59,19 @@ class RequestRate:
             bucket.left -= 1
             return None
         return timedelta(seconds=(1 - bucket.left) / self._per_second)
+
+
+class Pace:
+    """Refuses what an address asks too fast (RULES H1). `exceeded` hears the setting's name and the address."""
+
+    def __init__(self, rate: RequestRate, *, exceeded: Callable[[str, str], None]) -> None:
+        self._rate = rate
+        self._exceeded = exceeded
+
+    def keep(self, client_address: str) -> None:
+        """Count a request. Raises `TooManyRequests`."""
+        address = normal_address(client_address)
+        wait = self._rate.take(address)
+        if wait is not None:
+            self._exceeded("max_requests_per_minute_per_address", address)
+            raise TooManyRequests("too many requests", retry_after=wait)

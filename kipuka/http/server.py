@@ -28,9 +28,11 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import structlog
+from cryptography import x509
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -49,22 +51,38 @@ from kipuka.http.limits import BACKLOG
 from kipuka.http.memory import tidy_after_crowds
 from kipuka.http.tls import HandshakeFailure, TLSProtocol, TLSTimeouts, TLSWriter
 
-__all__ = ["ASGIApplication", "Listener", "ServerLimits", "serve"]
+__all__ = ["ASGIApplication", "Listener", "ServerLimits", "bind", "serve"]
 
+_LAST_LOOK = 0.1
+"""Seconds between the end of accepting and the closing of idle connections: a request that has arrived already, but that we
+have not read, is answered like any other.
+"""
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Listener:
     """Where to listen, and with which TLS.
 
-    `host` is an address or a name; `::` takes IPv4 too. Port 0 is any free one: `serve` reports which.
+    `host` is an address or a name; `::` takes IPv4 too. Port 0 is any free one: `serve` reports which. A socket in `bound` that
+    another process has bound (`bind`) is used as it is. `demands` are the anchors of which one must have signed a client's
+    certificate for the handshake to succeed, None where none is demanded: what `context` was built with.
+
+    It is not frozen, because a reload gives it another context while it listens (`renew`).
     """
 
     name: str  # "est" or "admin"
     host: str
     port: int
     context: SSL.Context
+    demands: Sequence[x509.Certificate] | None = None
+    bound: socket.socket | None = None
+    generation: int = 0  # how often the context was replaced; each request's scope["state"] has that of its connection
+
+    def renew(self, newer: Listener) -> None:
+        """Give connections that are accepted from now on the TLS of another listener; the others keep theirs."""
+        self.context, self.demands = newer.context, newer.demands
+        self.generation += 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,18 +115,23 @@ async def serve(
     on_limit: Callable[[ConnectionLimit, str], None],
     started: Callable[[Sequence[tuple[str, int]]], Awaitable[None]],
     stop: asyncio.Event,
+    hasten: asyncio.Event | None = None,
 ) -> None:
     """Serve `app` until `stop` is set; when it returns, no connection and no task is left.
 
     `on_limit` hears of each connection that is refused, or closed to make room for another, with its address.
     `started` hears address and port of each listener, in their order, when connections are accepted. Each request's
-    `scope["state"]` has the lifespan's state, `connection` (`kipuka.api.values.Connection`) and `path_cache`, a
-    dictionary that is new with each connection. Stopping: nothing is accepted any more, idle connections are closed,
-    requests in flight have `shutdown_timeout` to end, then the rest is dropped. Raises `StartupError` when an address
+    `scope["state"]` has the lifespan's state, `connection` (`kipuka.api.values.Connection`), `generation` (that of the
+    listener when it was accepted) and `path_cache`, a dictionary that is new with each connection. Stopping: nothing is
+    accepted any more, idle connections are closed, requests whose header has arrived have `shutdown_timeout` to end, or until
+    `hasten` is set, then the rest is dropped. Raises `StartupError` when an address
     cannot be had or the application's start fails.
     """
     async with contextlib.AsyncExitStack() as stack:
-        sockets = [stack.enter_context(_bind(listener)) for listener in listeners]
+        sockets = [
+            stack.enter_context(listener.bound or bind(name=listener.name, host=listener.host, port=listener.port))
+            for listener in listeners
+        ]
         state = await stack.enter_async_context(_lifespan(app))
         connections: Connections[TLSProtocol] = Connections(
             most=limits.max_connections, most_per_address=limits.max_connections_per_address, on_limit=on_limit
@@ -123,14 +146,15 @@ async def serve(
         finally:
             tidying.cancel()
             await asyncio.gather(tidying, return_exceptions=True)
-            await server.close()
+            await server.close(hasten or asyncio.Event())
 
 
-def _bind(listener: Listener) -> socket.socket:
+def bind(*, name: str, host: str, port: int) -> socket.socket:
+    """A socket bound to the listener's address, on which nobody listens yet. Raises `StartupError`."""
     listening: socket.socket | None = None
     try:
         family, kind, protocol, _name, address = socket.getaddrinfo(
-            listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -140,9 +164,7 @@ def _bind(listener: Listener) -> socket.socket:
     except OSError as error:
         if listening is not None:
             listening.close()
-        raise StartupError(
-            f"cannot listen on {listener.host} port {listener.port} for {listener.name}: {error.strerror or error}"
-        ) from error
+        raise StartupError(f"cannot listen on {host} port {port} for {name}: {error.strerror or error}") from error
     return listening
 
 
@@ -224,15 +246,22 @@ class _Server:
                 listener.context,
                 listener=listener.name,
                 timeouts=self._timeouts,
-                on_connected=self._connected,
+                on_connected=partial(self._connected, generation=listener.generation),
                 on_failure=self._on_handshake_failure,
                 connections=self._connections,
             )
 
         self._servers.append(await self._loop.create_server(protocol, sock=listening, backlog=BACKLOG))
 
-    def _connected(self, reader: asyncio.StreamReader, writer: TLSWriter, connection: Connection) -> None:
-        state: dict[str, Any] = {**self._state, "connection": connection, "path_cache": {}}
+    def _connected(
+        self, reader: asyncio.StreamReader, writer: TLSWriter, connection: Connection, *, generation: int
+    ) -> None:
+        state: dict[str, Any] = {
+            **self._state,
+            "connection": connection,
+            "generation": generation,
+            "path_cache": {},
+        }
         guest = writer.protocol
 
         def on_busy(busy: bool) -> None:  # noqa: FBT001 - the one thing it says
@@ -255,16 +284,16 @@ class _Server:
         self._served[task] = http
         task.add_done_callback(self._served.pop)
 
-    async def close(self) -> None:
+    async def close(self, hasten: asyncio.Event) -> None:
         for server in self._servers:
             server.close()
         await self._context.terminated.set()  # from now on Hypercorn closes a connection after its response
-        for protocol in self._connections:
+        await asyncio.sleep(_LAST_LOOK)
+        for protocol in tuple(self._connections):
             protocol.stop()
         for http in tuple(self._served.values()):
             http.stop()
-        if self._served:
-            await asyncio.wait(tuple(self._served), timeout=self._limits.shutdown_timeout)
+        await self._served_or(hasten)
         if self._served:
             _log.warning("connections_dropped", count=len(self._served))
         remaining = tuple(self._connections)
@@ -275,6 +304,24 @@ class _Server:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(protocol.wait_closed() for protocol in remaining))
+
+    async def _served_or(self, hasten: asyncio.Event) -> None:
+        """Wait until nothing is served any more, `shutdown_timeout` has passed, or `hasten` is set."""
+        hastened = self._loop.create_task(hasten.wait())
+        ended = self._loop.create_task(_all_of(tuple(self._served)))
+        try:
+            await asyncio.wait(
+                {hastened, ended}, timeout=self._limits.shutdown_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in (hastened, ended):
+                task.cancel()
+            await asyncio.gather(hastened, ended, return_exceptions=True)
+
+
+async def _all_of(tasks: Sequence[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def _hypercorn_config(limits: ServerLimits) -> Config:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from kipuka.store.events import Seal
 from kipuka.store.revisions import disagreements
 from kipuka.store.writer import Answer, ReadTransaction, Writer
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "hold_node", "open_store"]
 
 T = TypeVar("T")
 
@@ -119,8 +119,7 @@ class Store:
 
     def _check_schema(self) -> None:
         if not self._dialect.exists():
-            msg = "there is no database yet: run `kipuka db upgrade`"
-            raise SchemaError(msg)
+            raise _no_database()
         with self._reader_engine.connect() as connection, connection.begin():
             problems = disagreements(connection, self._storages)
         if problems:
@@ -180,13 +179,13 @@ async def open_store(
     """Open the database at `[db] url`, whose tables must be there already.
 
     `seal` is `kipuka.audit.chain.seal`; `storages` are those of the plugins in use; `queue_limit` bounds units and reads that wait.
-    `exclusive` is for the server: at most one of a node at a time, as against commands, which write beside it. Raises
-    `StartupError` for a URL that cannot be used, `AlreadyRunning`, and `SchemaError`.
+    `exclusive` is for a server of one process: at most one of a node at a time, as against commands, which write beside it, and
+    workers, whose supervisor has claimed the node (`hold_node`). Raises `StartupError` for a URL that cannot be used,
+    `AlreadyRunning`, and `SchemaError`.
     """
     dialect = dialect_for(url)
     if not await asyncio.to_thread(dialect.exists):
-        msg = "there is no database yet: run `kipuka db upgrade`"
-        raise SchemaError(msg)
+        raise _no_database()
     dialect.open()
     try:
         if exclusive:
@@ -200,6 +199,27 @@ async def open_store(
             await _to_the_end(asyncio.ensure_future(asyncio.to_thread(store.close)))
     finally:
         dialect.close()
+
+
+@contextmanager
+def hold_node(url: str, *, node: str) -> Generator[None]:
+    """Be the one server of a node until the end of the block, for a process that opens no store itself.
+
+    Processes that are forked in the block hold the node with it: it is free when the last of them has ended. Raises
+    `StartupError`, `SchemaError` where there is no database, and `AlreadyRunning`.
+    """
+    dialect = dialect_for(url)
+    if not dialect.exists():
+        raise _no_database()
+    try:
+        dialect.claim_node(node)
+        yield
+    finally:
+        dialect.close()
+
+
+def _no_database() -> SchemaError:
+    return SchemaError("there is no database yet: run `kipuka db upgrade`")
 
 
 async def _to_the_end(work: asyncio.Future[None]) -> None:

@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, and_, or_, select, update
+from sqlalchemy import RowMapping, and_, false, or_, select, update
 
 from kipuka.api.errors import BackendFault, BackendUnavailable
 from kipuka.api.protocols import SpendsOnIssue
@@ -28,6 +28,7 @@ from kipuka.store.tables import enrolments, moment
 __all__ = [
     "EnrolmentRow",
     "EnrolmentState",
+    "Incarnation",
     "NewEnrolment",
     "abandoned",
     "begin_signing",
@@ -56,6 +57,24 @@ _OPEN = (*_WORKED_ON, EnrolmentState.PENDING.value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Incarnation:
+    """One life of a worker process, by which its reservations are told from those of its living siblings.
+
+    A server has `boot`, new with each start; in it each worker has a `slot`, and who replaces a dead worker takes its slot
+    with the next `life`. The first life of slot 0 is alone when it starts: nobody of an earlier boot can be alive then.
+    """
+
+    boot: str  # hexadecimal
+    slot: int = 0
+    life: int = 0
+
+    @property
+    def name(self) -> str:
+        """What stands in the column `process`."""
+        return f"{self.boot}/{self.slot}/{self.life}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NewEnrolment:
     """An enrolment that is about to be written down. `csr` is DER without challenge attributes (RULES G2)."""
 
@@ -69,6 +88,7 @@ class NewEnrolment:
     profile: str
     request_sha256: str
     csr: bytes = field(repr=False)
+    process: str  # the `Incarnation.name` of who works on it; other words for what is no worker
     lease_until: datetime
     created_at: datetime
 
@@ -89,6 +109,7 @@ class EnrolmentRow:
     request_sha256: str
     csr: bytes = field(repr=False)
     node: str
+    process: str
     lease_until: datetime | None
     reference: str | None
     reason: str | None
@@ -221,19 +242,25 @@ def record(
         spender_of_claim.redeem(tx, claim.ref)
 
 
-def abandoned(tx: ReadTx, *, node: str, all_of_node: bool, now: datetime) -> list[EnrolmentRow]:
+def abandoned(tx: ReadTx, *, node: str, heir: Incarnation | None, now: datetime) -> list[EnrolmentRow]:
     """Reservations that nobody works on any more: those whose lease has run out, on any node.
 
-    With `all_of_node` also every one of `node` that has a lease: what a server finds when it starts, being the only one of its node.
+    An `heir` is a worker that starts, and finds beside them what the dead of `node` held: as the first of its boot that of every
+    earlier boot, as a replacement that of the earlier lives of its slot. What its siblings hold is never among it.
     """
     c = enrolments.c
     dead = c.lease_until < timestamp(now)
+    if heir is not None:
+        left_behind = [~c.process.startswith(f"{heir.boot}/")] if (heir.slot, heir.life) == (0, 0) else []
+        if heir.life:
+            left_behind.append(and_(c.process.startswith(f"{heir.boot}/{heir.slot}/"), c.process != heir.name))
+        dead = or_(dead, and_(c.node == node, or_(false(), *left_behind)))
     statement = (
         select(enrolments)
         .where(
             c.settled_at.is_(None),
             c.state.in_(_WORKED_ON),
-            or_(dead, c.node == node) if all_of_node else dead,
+            dead,
         )
         .order_by(c.created_at, c.id)
     )
@@ -273,6 +300,7 @@ def _new(tx: Tx, row: NewEnrolment, state: EnrolmentState) -> dict[str, Any]:
         "request_sha256": row.request_sha256,
         "csr": row.csr,
         "node": tx.node,
+        "process": row.process,
         "lease_until": timestamp(row.lease_until),
         "reference": None,
         "reason": None,

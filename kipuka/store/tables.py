@@ -110,6 +110,7 @@ enrolments = Table(
     Column("request_sha256", String(64), nullable=False),
     Column("csr", LargeBinary, nullable=False),
     Column("node", String(255), nullable=False),
+    Column("process", String(64), nullable=False),  # which life of which worker of the node (`Incarnation`)
     Column("lease_until", String(27)),
     Column("reference", Text),  # the CA's own name for a pending request
     Column("reason", String(64)),  # why it was refused or failed

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from kipuka.http.app import run
-from kipuka.runtime import Runtime, compose, open_runtime, utc_now
+from kipuka.runtime import Runtime, compose, open_foundation, open_runtime, utc_now
 from kipuka.testing.client import ESTClient, TLSVersion
 from kipuka.testing.pki import Credential
 from kipuka.testing.server import Deployment
@@ -164,14 +164,14 @@ class InProcessServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        started: asyncio.Future[list[tuple[str, int]]] = self._loop.create_future()
-        started.add_done_callback(self._note_start)
         composition = compose(self.deployment.config_file, {})
-        async with open_runtime(composition, checkpoint=self._checkpoint, clock=self._clock) as runtime:
+        async with (
+            open_foundation(composition, clock=self._clock) as foundation,
+            open_runtime(composition, foundation, checkpoint=self._checkpoint) as runtime,
+        ):
             self._runtime = runtime
-            await run(runtime, stop=self._stop, started=started)
+            await run(runtime, stop=self._stop, started=self._note_start)
 
-    def _note_start(self, started: asyncio.Future[list[tuple[str, int]]]) -> None:
-        if not started.cancelled() and started.exception() is None:
-            self._port = started.result()[0][1]
-            self._started.set()
+    def _note_start(self, addresses: Sequence[tuple[str, int]]) -> None:
+        self._port = addresses[0][1]
+        self._started.set()

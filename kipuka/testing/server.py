@@ -227,6 +227,15 @@ def _text_of(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
+def _lives(pid: int) -> bool:
+    """Whether the process has not ended; one that has ended may still wait for its parent to notice."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in {"Z", "X"}
+
+
 class RunningServer:
     """A `kipuka serve` process; a context manager that starts and stops it.
 
@@ -291,6 +300,7 @@ class RunningServer:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                start_new_session=True,  # so that `kill` reaches its workers
             )
         end = time.monotonic() + START_TIMEOUT
         while not _listens(self.port):
@@ -314,10 +324,34 @@ class RunningServer:
             raise ServerDied(msg) from None
 
     def kill(self) -> None:
-        """SIGKILL, at once and without a farewell."""
+        """SIGKILL to the supervisor and every worker, at once and without a farewell."""
         process = self._running()
-        process.kill()
+        workers = self.workers()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_TIMEOUT)
+        wait_until(lambda: not any(map(_lives, workers)), what="the workers' end")  # until then they hold the node
+
+    def reload(self) -> None:
+        """SIGHUP: have the configuration read again. What comes of it is in log and audit."""
+        self._running().send_signal(signal.SIGHUP)
+
+    def workers(self) -> Sequence[int]:
+        """The processes that serve now, in the order in which they were started."""
+        pid = self.pid
+        try:
+            return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+        except (FileNotFoundError, ProcessLookupError):  # the server has ended
+            return []
+
+    def wait_for_workers(self, count: int, *, without: Sequence[int] = ()) -> Sequence[int]:
+        """The processes that serve, once so many do that are not among `without`."""
+
+        def serving() -> Sequence[int]:
+            started = {record["data"]["pid"] for record in self.audit("worker_started")}
+            found = [pid for pid in self.workers() if pid in started and pid not in without]
+            return found if len(found) == count else []
+
+        return wait_until(serving, timeout=START_TIMEOUT, what=f"{count} workers")
 
     def restart(self) -> Self:
         """Stop where it runs, and start again over the same directory."""
@@ -396,10 +430,11 @@ class RunningServer:
         The sink is fed after the commit: what a request just caused may need `wait_for_audit`.
         """
         try:
-            lines = self.deployment.audit_file.read_text(encoding="utf-8").split("\n")
+            text = self.deployment.audit_file.read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        records = [json.loads(line) for line in lines if line]
+        whole, _, _being_written = text.rpartition("\n")
+        records = [json.loads(line) for line in whole.splitlines()]
         return records if event is None else [record for record in records if record["event"] == event]
 
     def wait_for_audit(self, event: str, *, after: int = 0, timeout: float = 10, **data: object) -> dict[str, Any]:

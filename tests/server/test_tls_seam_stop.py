@@ -34,6 +34,21 @@ async def test_stop_closes_idle_connections_promptly() -> None:
         assert server.app.events[-1] == "shutdown"
 
 
+async def test_stop_answers_a_request_that_has_arrived_but_was_not_read() -> None:
+    """Its header was complete: the connection only looks idle."""
+    async with running(shutdown_timeout=60) as server:
+        used, fresh = await Peer.ready(server.port), await Peer.ready(server.port)
+        await used.get()
+        for peer in (used, fresh):
+            peer.tls.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            peer.raw_writer.write(peer.outgoing())
+        server.stop.set()  # in the same turn of the loop: the server has read nothing
+        for peer in (used, fresh):
+            assert (await peer.response())[0] == 200
+            assert await peer.rest() == b""
+            assert peer.closed_cleanly
+
+
 async def test_stop_lets_a_request_in_flight_end() -> None:
     async with running(shutdown_timeout=60, close_timeout=60) as server:
         peer = await Peer.ready(server.port)

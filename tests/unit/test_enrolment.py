@@ -172,7 +172,11 @@ class World:
     def __init__(self, store, backend, *, remote, claim, unique_keys=True) -> None:
         self.store, self.backend, self.spending = store, backend, Spending()
         self.enrolment = Enrolment(
-            store=store, spenders={"spending": self.spending}, clock=now, ca_timeout=timedelta(seconds=0.2)
+            store=store,
+            spenders={"spending": self.spending},
+            clock=now,
+            ca_timeout=timedelta(seconds=0.2),
+            process="b1/0/0",
         )
         self.service = LabelService(
             name=None,
@@ -200,7 +204,7 @@ class World:
 
     async def rows(self):
         found = await self.store.read(
-            partial(enrolments.abandoned, node="n1", all_of_node=True, now=now() + timedelta(days=9))
+            partial(enrolments.abandoned, node="n1", heir=None, now=now() + timedelta(days=9))
         )
         return [row.state for row in found]
 
@@ -216,7 +220,7 @@ class World:
             backends={"main": backend or self.backend},
             clock=now,
         )
-        await job(at_start=True)
+        await job(enrolments.Incarnation(boot="b2"))
 
 
 def now():
@@ -347,6 +351,7 @@ async def test_a_reservation_of_a_dead_process_is_given_back_at_start(world):
         profile="default",
         request_sha256="00",
         csr=b"",
+        process="b1/0/0",
         lease_until=now() + timedelta(hours=1),
         created_at=now(),
     )
@@ -509,8 +514,8 @@ async def test_a_job_is_run_by_one_of_two_processes(world):
 
     quick = timedelta(seconds=0.02)
     async with (
-        open_jobs(here.store, {"sweep": job("a")}, interval=quick),
-        open_jobs(here.store, {"sweep": job("b")}, interval=quick),
+        open_jobs(here.store, {"sweep": job("a")}, holder="a", interval=quick),
+        open_jobs(here.store, {"sweep": job("b")}, holder="b", interval=quick),
     ):
         while len(ran) < 4:
             await asyncio.sleep(0.02)

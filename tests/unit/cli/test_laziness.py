@@ -43,10 +43,11 @@ def test_help_lists_plugins_without_importing_any(tmp_path):
 SERVE = """
 import asyncio, os
 from pathlib import Path
-import kipuka.cli.check, kipuka.http.app, kipuka.cli.serve
-from kipuka.runtime import compose, open_runtime
+import kipuka.cli.check, kipuka.http.supervisor, kipuka.cli.serve
+from kipuka.runtime import compose, open_foundation, open_runtime
 async def main():
-    async with open_runtime(compose(Path("kipuka.toml"), {})):
+    composition = compose(Path("kipuka.toml"), {})
+    async with open_foundation(composition) as foundation, open_runtime(composition, foundation):
         pass
 asyncio.run(main())
 """

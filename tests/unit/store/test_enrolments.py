@@ -17,7 +17,7 @@ from kipuka.audit.chain import seal
 from kipuka.store import certificates, enrolments
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import open_store
-from kipuka.store.enrolments import EnrolmentState, NewEnrolment
+from kipuka.store.enrolments import EnrolmentState, Incarnation, NewEnrolment
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 meters = Table(
@@ -80,6 +80,7 @@ def an_enrolment(name="e1", **changes) -> NewEnrolment:
         profile="default",
         request_sha256="ab" * 32,
         csr=b"\x30\x00",
+        process="b1/0/0",
         lease_until=NOW + timedelta(minutes=5),
         created_at=NOW,
     )
@@ -304,10 +305,34 @@ async def test_abandoned_are_those_whose_lease_has_run_out_and_at_start_all_of_t
         await begun(other, an_enrolment("theirs", claim=None, lease_until=late))
         await begun(other, an_enrolment("theirs-late", claim=None))
 
-    async def abandoned(*, all_of_node):
+    async def abandoned(heir=None):
         now = NOW + timedelta(minutes=10)
-        rows = await store.read(partial(enrolments.abandoned, node="alpha", all_of_node=all_of_node, now=now))
+        rows = await store.read(partial(enrolments.abandoned, node="alpha", heir=heir, now=now))
         return {row.id for row in rows}
 
-    assert await abandoned(all_of_node=False) == {"mine-late", "theirs-late"}
-    assert await abandoned(all_of_node=True) == {"mine", "mine-late", "theirs-late"}
+    assert await abandoned() == {"mine-late", "theirs-late"}
+    assert await abandoned(Incarnation(boot="b2")) == {"mine", "mine-late", "theirs-late"}
+
+
+@pytest.mark.parametrize(
+    ("heir", "inherits"),
+    [
+        pytest.param(Incarnation(boot="b2"), {"earlier boot"}, id="the first worker of a server"),
+        pytest.param(Incarnation(boot="b2", slot=1), set(), id="a sibling that starts after it"),
+        pytest.param(Incarnation(boot="b2", slot=1, life=2), {"slot 1, life 0", "slot 1, life 1"}, id="a replacement"),
+        pytest.param(Incarnation(boot="b2", slot=0, life=1), {"slot 0, life 0"}, id="a replacement of the first"),
+        pytest.param(Incarnation(boot="b2", slot=11, life=1), set(), id="a slot whose number begins alike"),
+    ],
+)
+async def test_a_worker_inherits_from_the_dead_and_never_from_a_living_sibling(store, heir, inherits):
+    """Guarantee 2 with several workers."""
+    late = NOW + timedelta(hours=1)
+    for name, process in {
+        "earlier boot": "b1/1/0",
+        "slot 0, life 0": "b2/0/0",
+        "slot 1, life 0": "b2/1/0",
+        "slot 1, life 1": "b2/1/1",
+    }.items():
+        await begun(store, an_enrolment(name, claim=None, process=process, lease_until=late))
+    rows = await store.read(partial(enrolments.abandoned, node="alpha", heir=heir, now=NOW))
+    assert {row.id for row in rows} == inherits

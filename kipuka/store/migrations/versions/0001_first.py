@@ -67,6 +67,7 @@ def upgrade() -> None:
         sa.Column("request_sha256", sa.String(64), nullable=False),
         sa.Column("csr", sa.LargeBinary, nullable=False),
         sa.Column("node", sa.String(255), nullable=False),
+        sa.Column("process", sa.String(64), nullable=False),
         sa.Column("lease_until", sa.String(27)),
         sa.Column("reference", sa.Text),
         sa.Column("reason", sa.String(64)),
