@@ -14,10 +14,9 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module")
 def strict(kipuka_servers):
-    """A server that takes ten requests a minute and two connections of an address."""
-    return kipuka_servers(
-        {"server": {"max_requests_per_minute_per_address": 10, "max_connections_per_address": 2}}, as_shipped=True
-    )
+    """A server that takes ten requests a minute and two connections of an address, all in one worker."""
+    limits = {"workers": 1, "max_requests_per_minute_per_address": 10, "max_connections_per_address": 2}
+    return kipuka_servers({"server": limits}, as_shipped=True)
 
 
 def test_too_many_requests_of_an_address_are_a_429_and_others_are_served(strict):
