@@ -145,7 +145,9 @@ def enrol_twice(server, name: str) -> None:
     ],
 )
 async def test_a_good_client_enrols_among_bad_ones_and_memory_comes_back(kipuka_servers, idle, slow, guessers) -> None:
-    server = kipuka_servers({"server": PATIENCE}, as_shipped=True)
+    # as docs/how-to/production.md has it: Python's own allocator keeps parts of what thousands of connections needed
+    environ = {"PYTHONMALLOC": "malloc"}
+    server = kipuka_servers({"server": PATIENCE}, as_shipped=True, environ=environ)
     for number in range(30):  # until the server is as large as its work makes it: threads, statements, hashes
         await asyncio.to_thread(enrol_twice, server, f"early-{number}")
     base, before = sockets(server.pid), memory(server.pid)
