@@ -214,8 +214,10 @@ def test_the_use_that_a_killed_worker_held_comes_back_at_once(two):
             answer.append(error)
 
     client = threading.Thread(target=enrol)
-    client.start()
     with closing(turnstile):
+        with turnstile.turn():  # from now on we stand in the queue whenever the worker wants a turn
+            client.start()
+            time.sleep(0.2)
         process = between_reservation_and_record(two, turnstile)
     client.join(30)
     assert isinstance(answer[0], OSError)
