@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 ORPHANS_PATIENCE = 5.0
 """Seconds that requests under way have to end when the supervisor has died."""
+ORPHANS_LIMIT = 20.0
+"""Seconds after which such a worker ends whatever it waits for: it holds the node."""
 
 _LONGEST_LINE = 1024 * 1024  # of an order; a reload's events may name many settings
 
@@ -181,11 +183,13 @@ class _Worker:
                     self._finish.set_result(order)
                 case order:
                     self._orders.put_nowait(order)
-        log.warning("supervisor_gone")
         self._end_service()
-        asyncio.get_running_loop().call_later(ORPHANS_PATIENCE, self._hasten.set)
+        loop = asyncio.get_running_loop()
+        loop.call_later(ORPHANS_PATIENCE, self._hasten.set)
+        loop.call_later(ORPHANS_LIMIT, os._exit, 1)
         if not self._finish.done():
             self._finish.set_result(messages.Finish())
+        log.warning("supervisor_gone")  # last: who read our log may be gone as well
 
     def _end_service(self) -> None:
         self._stop.set()

@@ -9,6 +9,8 @@ import signal
 import socket
 import sqlite3
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -252,6 +254,20 @@ def test_workers_end_when_their_supervisor_is_killed_and_a_new_server_starts(two
     two.start()
     assert two.client().cacerts().status == 200
     assert two.stop() == 0
+
+
+@pytest.mark.crash
+def test_workers_end_with_their_supervisor_though_nobody_reads_their_log_any_more(kipuka_servers):
+    """A write to a closed pipe raises, and must not keep them from ending."""
+    deployment = kipuka_servers(TWO, start=False).deployment
+    command = [str(Path(sys.executable).with_name("kipuka")), "serve", "-c", str(deployment.config_file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        server = deployment.serve()
+        wait_until(lambda: len(server.audit("worker_started")) == 2, timeout=60, what="two workers")
+        workers = [record["data"]["pid"] for record in server.audit("worker_started")]
+        process.stderr.close()
+        process.kill()
+    wait_until(lambda: not any(is_alive(pid) for pid in workers), timeout=30, what="the workers' end")
 
 
 def is_alive(pid):
