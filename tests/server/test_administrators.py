@@ -279,7 +279,7 @@ def test_on_a_listener_of_their_own_the_handshake_fails_without_an_administrator
             with pytest.raises(TLSAlert):
                 replace(server.client(certificate, tls_version=version), port=port).request("GET", "/admin/lockouts")
     failed = server.wait_for_audit("handshake_failed", after=before)
-    assert failed["data"] == {"listener": "admin", "reason": "certificate_required"}
+    assert failed["data"] == {"listener": "admin", "reason": "certificate_required", "count": 1}
     token = server.deployment.admin_token
     assert server.admin("GET", "/admin/lockouts", token=token, port=port, certificate=ALICE).status == 200
     assert server.admin("GET", "/admin/lockouts", token=token, certificate=ALICE).status == 404
