@@ -12,7 +12,7 @@ PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help run test test-fast check unit fix docs lock clean run-environment dev-environment test-tools
+.PHONY: help run test test-fast check unit fix docs lock clean run-environment dev-environment headers test-tools
 
 help:
 	@echo "make run        a server of your own in run/, and the lines to enrol with"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-fast  all tests but the slow ones, with the tools that are there"
 	@echo "make fix        format, and mend what ruff can mend"
 	@echo "make docs       write the generated documents again"
+	@echo "make headers    what the plugin for Kerberos is compiled with (as root)"
 	@echo "make lock       pin the requirements again (needs uv)"
 	@echo "make clean      remove .venv and caches; run/ stays"
 
@@ -31,25 +32,29 @@ run-environment:
 dev-environment:
 	@$(PYTHON) scripts/environment.py dev
 
-# curl and openssl are the clients of the tests.
+# The plugin for Kerberos is compiled. Without a compiler and Kerberos' headers everything else can be worked on.
+headers:
+	@$(PYTHON) scripts/environment.py headers
+
+# curl, openssl and kinit are the clients of the tests; they run a KDC of their own.
 test-tools:
-	@$(PYTHON) scripts/tools.py curl openssl
+	@$(PYTHON) scripts/tools.py curl openssl kinit krb5kdc kadmin.local
 
 run: STARTED := $(shell date +%s.%N)
 run: run-environment
 	@$(VENV)/python scripts/run.py --port $(PORT) --started $(STARTED)
 
-test: dev-environment test-tools
+test: headers dev-environment test-tools
 	@$(MAKE) --no-print-directory check
 	$(PYTEST)
 
 test-fast: dev-environment
-	$(PYTEST) -m "not slow and not crash"
+	$(PYTEST) -m "not slow and not crash and not kerberos"
 
 unit: dev-environment
-	$(PYTEST) -m "not slow and not crash and not server and not interop" tests/unit plugins
+	$(PYTEST) -m "not slow and not crash and not server and not interop and not kerberos" tests/unit plugins
 
-check: dev-environment
+check: headers dev-environment
 	$(VENV)/ruff format --check .
 	$(VENV)/ruff check .
 	$(VENV)/pyright --pythonpath $(VENV)/python
@@ -62,7 +67,7 @@ fix: dev-environment
 	$(VENV)/ruff format .
 	$(VENV)/ruff check --fix .
 
-docs: dev-environment
+docs: headers dev-environment
 	$(VENV)/python scripts/documents.py
 	$(VENV)/python scripts/config_reference.py
 

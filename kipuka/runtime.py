@@ -30,6 +30,7 @@ from kipuka.api import (
     ConfigProblem,
     LockoutPolicy,
     Lockouts,
+    Needs,
     PluginError,
     PluginFault,
     ReadTx,
@@ -59,6 +60,7 @@ __all__ = [
     "CompositionError",
     "Runtime",
     "compose",
+    "needs_of",
     "open_admin_store",
     "open_plugin",
     "open_runtime",
@@ -172,6 +174,7 @@ class Runtime:
     host_services: Services
     outbox: Outbox
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
+    max_header_size: int  # bytes, as the settings or the methods that are on have it (RULES H1)
     plugin_names: tuple[str, ...] = ()
     permissive: tuple[str, ...] = ()  # the settings that `kipuka check` warns about
     checkpoint: Checkpoint | None = field(default=None, repr=False)
@@ -200,6 +203,30 @@ def compose(path: Path, environ: Mapping[str, str]) -> Composition:
     if loaded.faults:
         raise CompositionError((), loaded.faults)
     return Composition(settings=settings, plugins=loaded)
+
+
+def needs_of(composition: Composition) -> Mapping[str, Needs]:
+    """What each method that is on needs of the server. Raises `PluginError` where a plugin cannot say it."""
+    found: dict[str, Needs] = {}
+    for name, section in composition.settings.authenticators.items():
+        needs = composition.plugins.authenticators[name].needs
+        if needs is None:
+            continue
+        try:
+            found[name] = needs(section)
+        except Exception as error:
+            problem = f"its needs raised {type(error).__name__}"
+            fault = composition.plugins.fault(name, stage="configure", problem=problem)
+            raise PluginError([fault]) from error
+    return found
+
+
+def _header_size(settings: Settings, needs: Mapping[str, Needs]) -> int:
+    """RULES H1: what is written counts; else the default, or more where a method needs more."""
+    size = settings.server.max_header_size
+    if "max_header_size" in settings.server.model_fields_set:
+        return size
+    return max(size, *(need.header_size for need in needs.values()), 0)
 
 
 @asynccontextmanager
@@ -279,6 +306,7 @@ async def open_runtime(
             host_services=services("admin"),
             outbox=outbox,
             anchors=_union(door.anchors for door in doors.values()),
+            max_header_size=_header_size(settings, needs_of(composition)),
             plugin_names=tuple(sorted(plugins.loaded)),
             permissive=permissive,
             checkpoint=checkpoint,

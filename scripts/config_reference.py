@@ -36,6 +36,7 @@ HOST = (
     ("[[est.label]]", sections.LabelItem),
     ("[[profile]]", sections.ProfileItem),
     ("[auth]", sections.AuthSection),
+    ("gssapi", None),
     ("otp", None),
     ("[admin]", sections.AdminSection),
     ("[admin.bearer_token]", sections.BearerTokenSection),
@@ -232,7 +233,7 @@ def _later() -> Iterator[str]:
 
 def _later_name(path: tuple[str, ...]) -> str:
     arrays = {("est", "label"), ("profile",), ("audit", "sink")}
-    if path in {("gssapi",), ("admin", "tls")}:
+    if path == ("admin", "tls"):
         return f"`[{'.'.join(path)}]`"
     table = ".".join(path[:-1])
     return f"`{path[-1]}` of `[[{table}]]`" if path[:-1] in arrays else f"`{path[-1]}` of `[{table}]`"

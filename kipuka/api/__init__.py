@@ -80,6 +80,7 @@ from kipuka.api.kinds import (
     Finding,
     LockoutPolicy,
     Lockouts,
+    Needs,
     Services,
 )
 from kipuka.api.protocols import (
@@ -210,6 +211,7 @@ __all__ = [
     "MalformedRequest",
     "MethodNotAllowed",
     "NameRefused",
+    "Needs",
     "NotAuthenticated",
     "NotPermitted",
     "NotPresented",

@@ -157,6 +157,7 @@ class AuthenticationFailed(AuditEvent):
     subject_name: str | None
     operation: str
     label: str | None
+    explanation: str | None = None
 
 
 class LockedOutAddress(AuditEvent):

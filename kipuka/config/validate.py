@@ -29,7 +29,6 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 NOT_YET = "not available in this version"
 
 LATER: Mapping[tuple[str, ...], str] = {
-    ("gssapi",): "take the section out",
     ("admin", "tls"): "take the section out; administrators present a bearer token",
     ("server", "workers"): "take the key out; there is one worker process",
     ("server", "http2"): "take the key out; the server speaks HTTP/1.1",

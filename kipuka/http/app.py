@@ -219,7 +219,7 @@ async def run(
         write_timeout=settings.server.write_timeout.total_seconds(),
         shutdown_timeout=settings.server.shutdown_timeout.total_seconds(),
         max_body_size=settings.server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
-        max_header_size=settings.server.max_header_size,
+        max_header_size=runtime.max_header_size,
     )
     listeners = _listeners(runtime)
     background: set[asyncio.Task[None]] = set()

@@ -14,6 +14,8 @@ from kipuka.testing.server import free_port
 from .pages import PAGES, blocks, name_of
 
 RUNNABLE = [page for page in PAGES if any(block.marked("run") for block in blocks(page))]
+NEED_KERBEROS = {"docs/how-to/kerberos.md"}
+"""Pages whose commands come with the plugin for Kerberos, which is compiled."""
 
 START = """
 {command} >server.log 2>&1 &
@@ -45,7 +47,13 @@ def test_the_pages_that_must_be_run_are_run():
 
 @pytest.mark.server
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.kerberos] if name_of(page) in NEED_KERBEROS else [], id=name_of(page))
+        for page in RUNNABLE
+    ],
+)
 def test_the_commands_of_a_page_work_as_written(page, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"

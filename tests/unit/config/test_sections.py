@@ -269,7 +269,6 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("[gssapi]\nenabled = true", "gssapi"),
         ('[admin.tls]\nmode = "required"', "admin.tls"),
         ("[server]\nworkers = 2", "server.workers"),
         ("[server]\nhttp2 = true", "server.http2"),
