@@ -157,7 +157,7 @@ class AuthenticationFailed(AuditEvent):
     subject_name: str | None
     operation: str
     label: str | None
-    explanation: str | None = None
+    explanation: str | None
 
 
 class LockedOutAddress(AuditEvent):
