@@ -130,11 +130,17 @@ def alternative_names(principal: Principal, forms: Sequence[SANForm]) -> tuple[x
     ascii_only = str(principal).isascii()
     if "dns" in forms and not principal.is_machine and principal.host is not None and "." in principal.host:
         found.append(x509.DNSName(principal.host))
-    if "upn" in forms and len(principal.components) == 1 and not principal.is_machine:
+    if "upn" in forms and _has_upn(principal):
         found.append(x509.OtherName(UPN, _element(0x0C, f"{principal.components[0]}@{principal.realm}".encode())))
     if "krb5" in forms and ascii_only:  # KerberosString is restricted to ASCII (RFC 4120, 5.2.1)
         found.append(x509.OtherName(KRB5_PRINCIPAL_NAME, _krb5_principal_name(principal)))
     return tuple(found)
+
+
+def _has_upn(principal: Principal) -> bool:
+    """A UPN has no way to write a character that stands for itself: a name with a second @ could be read as another one."""
+    (name, *further) = principal.components
+    return not further and not principal.is_machine and "@" not in name and f"{name}{principal.realm}".isprintable()
 
 
 def format_san(name: x509.GeneralName, principal: Principal) -> str:

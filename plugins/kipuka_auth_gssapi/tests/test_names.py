@@ -123,6 +123,8 @@ ALL = ("dns", "upn", "krb5")
         ("host/web.example.com@X.COM", ["DNS:web.example.com", "KRB5PrincipalName:host/web.example.com@X.COM"]),
         ("host/web@X.COM", ["KRB5PrincipalName:host/web@X.COM"]),
         ("jürgen@X.COM", ["UPN:jürgen@X.COM"]),
+        (r"alice\@EVIL.COM@X.COM", [r"KRB5PrincipalName:alice\@EVIL.COM@X.COM"]),
+        (r"alice\n@X.COM", [r"KRB5PrincipalName:alice\n@X.COM"]),
     ],
 )
 def test_alternative_names_follow_from_the_principal(principal, names):
