@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kipuka.testing.fixtures import kipuka_template
 from kipuka.testing.server import Deployment, RunningServer
 
 from .kdc import KDC, PARTNER, PASSWORD, REALM, Tickets
-
-__all__ = ["kipuka_template"]
 
 _PATIENCE = 180
 
@@ -98,17 +95,21 @@ def _in_realm(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> Realm:
     return realm
 
 
+@pytest.fixture(name="template", scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """A deployment as `kipuka init` makes it, to be copied."""
+    return Deployment.create(tmp_path_factory.mktemp("kerberos") / "template")
+
+
 @pytest.fixture(name="deploy", scope="session")
-def _deploy(
-    kipuka_template: Deployment, tmp_path_factory: pytest.TempPathFactory, realm: Realm
-) -> Callable[..., Deployment]:
+def _deploy(template: Deployment, tmp_path_factory: pytest.TempPathFactory, realm: Realm) -> Callable[..., Deployment]:
     """Makes deployments that take tickets: `deploy(gssapi={...}, environ={...}, **other sections)`."""
 
     def make(
         *, gssapi: dict[str, object] | None = None, environ: dict[str, str] | None = None, **sections: object
     ) -> Deployment:
         directory = tmp_path_factory.mktemp("server") / "kipuka"
-        made = kipuka_template.copy(directory, environ=realm.server_environment | (environ or {}))
+        made = template.copy(directory, environ=realm.server_environment | (environ or {}))
         patient = {"hash_algorithm": "sha256-hmac", "max_failures": 10000}
         made.configure({"gssapi": realm.section(**(gssapi or {})), "otp": patient, **sections})
         return made

@@ -17,8 +17,8 @@ SECTION = {
 
 
 @pytest.fixture(name="look", scope="module")
-def _look(kipuka_template, tmp_path_factory):
-    deployment = kipuka_template.copy(tmp_path_factory.mktemp("command") / "kipuka")
+def _look(template, tmp_path_factory):
+    deployment = template.copy(tmp_path_factory.mktemp("command") / "kipuka")
     deployment.configure({"gssapi": SECTION})
 
     def look(principal, *more, expect=0):
