@@ -15,7 +15,7 @@ PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export SOAK_MINUTES SOAK_SEED
 
-.PHONY: help run test test-fast check unit soak bench fix docs lock clean run-environment dev-environment test-tools
+.PHONY: help run test test-fast check unit soak bench fix docs lock clean run-environment dev-environment headers test-tools
 
 help:
 	@echo "make run        a server of your own in run/, and the lines to enrol with"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench      what an enrolment costs, against its bare cryptography"
 	@echo "make fix        format, and mend what ruff can mend"
 	@echo "make docs       write the generated documents again"
+	@echo "make headers    what the plugin for Kerberos is compiled with (as root)"
 	@echo "make lock       pin the requirements again (needs uv)"
 	@echo "make clean      remove .venv and caches; run/ stays"
 
@@ -36,24 +37,29 @@ run-environment:
 dev-environment:
 	@$(PYTHON) scripts/environment.py dev
 
-# The clients of the tests, and a collector of audit events. `make test` has them all: there a test that misses one fails, elsewhere it is skipped.
+# The plugin for Kerberos is compiled. Without a compiler and Kerberos' headers everything else can be worked on.
+headers:
+	@$(PYTHON) scripts/environment.py headers
+
+# The clients of the tests, a collector of audit events, and what a KDC of their own takes. `make test` has them all: there a test that
+# misses one fails, elsewhere it is skipped.
 test-tools:
-	@$(PYTHON) scripts/tools.py curl openssl rsyslogd pki jdk bouncycastle
+	@$(PYTHON) scripts/tools.py curl openssl rsyslogd pki jdk bouncycastle kinit krb5kdc kadmin.local
 
 run: STARTED := $(shell date +%s.%N)
 run: run-environment
 	@$(VENV)/python scripts/run.py --port $(PORT) --started $(STARTED)
 
 test: export KIPUKA_TEST_TOOLS := all
-test: dev-environment test-tools
+test: headers dev-environment test-tools
 	@$(MAKE) --no-print-directory check
 	$(PYTEST)
 
 test-fast: dev-environment
-	$(PYTEST) -m "not soak and not slow and not crash"
+	$(PYTEST) -m "not soak and not slow and not crash and not kerberos"
 
 unit: dev-environment
-	$(PYTEST) -m "not soak and not slow and not crash and not server and not interop" tests/unit plugins
+	$(PYTEST) -m "not soak and not slow and not crash and not server and not interop and not kerberos" tests/unit plugins
 
 # One after the other: what is measured here must not be disturbed by its neighbours.
 soak: dev-environment test-tools
@@ -62,7 +68,7 @@ soak: dev-environment test-tools
 bench: dev-environment
 	$(VENV)/python scripts/bench.py
 
-check: dev-environment
+check: headers dev-environment
 	$(VENV)/ruff format --check .
 	$(VENV)/ruff check .
 	$(VENV)/pyright --pythonpath $(VENV)/python
@@ -75,7 +81,7 @@ fix: dev-environment
 	$(VENV)/ruff format .
 	$(VENV)/ruff check --fix .
 
-docs: dev-environment
+docs: headers dev-environment
 	$(VENV)/python scripts/documents.py
 	$(VENV)/python scripts/config_reference.py
 

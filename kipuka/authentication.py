@@ -237,11 +237,12 @@ def busy(retry_after: timedelta, reason: str) -> Denied:
 def refusal(outcome: Unrecognised, *, challenges: Sequence[str], certificate_only: bool) -> RequestError | BackendError:
     """The error that tells a client why it was not recognised (RULES C3).
 
-    Locked and busy come before the others; among equals the method that was asked first speaks. `certificate_only` says
-    that nothing but a certificate would have done, so that no challenge is of use.
+    An exchange that goes on comes before any denial: it may still end well. Locked and busy come before the other denials;
+    among equals the method that was asked first speaks. `certificate_only` says that nothing but a certificate would have done,
+    so that no challenge is of use.
     """
-    if not outcome.denials:
-        return _nothing_presented(outcome, challenges=challenges, certificate_only=certificate_only)
+    if not outcome.denials or (outcome.continuations and not certificate_only):
+        return _nothing_denied(outcome, challenges=challenges, certificate_only=certificate_only)
     urgent = (DenialKind.LOCKED, DenialKind.BUSY)
     denied = min(outcome.denials, key=lambda denial: denial.denied.kind not in urgent).denied
     wait = denied.retry_after or timedelta(0)
@@ -258,7 +259,7 @@ def refusal(outcome: Unrecognised, *, challenges: Sequence[str], certificate_onl
             return NotAuthenticated(denied.detail, challenges=challenges, reason=denied.reason)
 
 
-def _nothing_presented(outcome: Unrecognised, *, challenges: Sequence[str], certificate_only: bool) -> RequestError:
+def _nothing_denied(outcome: Unrecognised, *, challenges: Sequence[str], certificate_only: bool) -> RequestError:
     if outcome.continuations:
         return NotAuthenticated(challenges=outcome.continuations, reason="continuation")
     if certificate_only or not challenges:
@@ -276,6 +277,7 @@ def failure_events(denials: Sequence[Denial], credentials: Credentials) -> list[
             subject_name=denial.denied.name,
             operation=credentials.operation.value,
             label=credentials.label,
+            explanation=denial.denied.explanation,
         )
         for denial in denials
     ]

@@ -32,6 +32,7 @@ from kipuka.api import (
     ConfigProblem,
     LockoutPolicy,
     Lockouts,
+    Needs,
     PluginError,
     PluginFault,
     ReadTx,
@@ -68,6 +69,7 @@ __all__ = [
     "Recomposition",
     "Runtime",
     "compose",
+    "needs_of",
     "open_admin_store",
     "open_foundation",
     "open_plugin",
@@ -202,6 +204,7 @@ class Runtime:
     outbox: Outbox
     audit_gate: AuditGate
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
+    max_header_size: int  # bytes, as the settings or the methods that are on have it (RULES H1)
     plugin_names: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = field(default=None, repr=False)
 
@@ -268,6 +271,30 @@ def recompose(running: Composition, path: Path, environ: Mapping[str, str]) -> R
     change = reload(running.settings, settings)
     composition = Composition(settings=change.settings, plugins=plugins)
     return Recomposition(composition=composition, restart_needed=change.restart_needed)
+
+
+def needs_of(composition: Composition) -> Mapping[str, Needs]:
+    """What each method that is on needs of the server. Raises `PluginError` where a plugin cannot say it."""
+    found: dict[str, Needs] = {}
+    for name, section in composition.settings.authenticators.items():
+        needs = composition.plugins.authenticators[name].needs
+        if needs is None:
+            continue
+        try:
+            found[name] = needs(section)
+        except Exception as error:
+            problem = f"its needs raised {type(error).__name__}"
+            fault = composition.plugins.fault(name, stage="configure", problem=problem)
+            raise PluginError([fault]) from error
+    return found
+
+
+def _header_size(settings: Settings, needs: Mapping[str, Needs]) -> int:
+    """RULES H1: what is written counts; else the default, or more where a method needs more."""
+    size = settings.server.max_header_size
+    if "max_header_size" in settings.server.model_fields_set:
+        return size
+    return max(size, *(need.header_size for need in needs.values()), 0)
 
 
 @asynccontextmanager
@@ -381,6 +408,7 @@ async def open_runtime(
             outbox=outbox,
             audit_gate=audit_gate,
             anchors=_union(door.anchors for door in doors.values()),
+            max_header_size=_header_size(settings, needs_of(composition)),
             plugin_names=tuple(sorted(plugins.loaded)),
             checkpoint=checkpoint,
         )

@@ -35,6 +35,7 @@ HOST = (
     ("[[est.label]]", sections.LabelItem),
     ("[[profile]]", sections.ProfileItem),
     ("[auth]", sections.AuthSection),
+    ("gssapi", None),
     ("otp", None),
     ("[admin]", sections.AdminSection),
     ("[admin.tls]", sections.AdminTLSSection),
@@ -231,8 +232,6 @@ def _later() -> Iterator[str]:
 
 def _later_name(path: tuple[str, ...]) -> str:
     arrays = {("est", "label"), ("profile",), ("audit", "sink")}
-    if path == ("gssapi",):
-        return "`[gssapi]`"
     table = ".".join(path[:-1])
     return f"`{path[-1]}` of `[[{table}]]`" if path[:-1] in arrays else f"`{path[-1]}` of `[{table}]`"
 

@@ -100,12 +100,14 @@ def described(words: list[str], command: click.Command) -> str:
 
 
 def commands() -> str:
-    otp = plugin_group("otp")
-    if otp is None:
-        sys.exit(
-            "error: the plugin kipuka-auth-otp is not installed, and its commands are part of docs/reference/cli.md"
-        )
-    found = [*walk(kipuka_command, ["kipuka"]), *walk(otp, ["kipuka", "otp"])]
+    found = list(walk(kipuka_command, ["kipuka"]))
+    for name in ("gssapi", "otp"):
+        group = plugin_group(name)
+        if group is None:
+            sys.exit(
+                f"error: the plugin kipuka-auth-{name} is not installed, and its commands are part of docs/reference/cli.md"
+            )
+        found += walk(group, ["kipuka", name])
     return "".join(
         described(words, command) for words, command in found if not isinstance(command, click.Group) or len(words) == 1
     )

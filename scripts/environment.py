@@ -3,8 +3,13 @@
 In the room: finding a usable Python, the virtual environment, and installing the pinned, hashed requirements and this
 checkout itself into it. Not in the room: choosing the pins (`lock.py`).
 
-    python3 scripts/environment.py run     what the server and its bundled plugins need
-    python3 scripts/environment.py dev     that, and the tools that check and test
+    python3 scripts/environment.py run      what the server and its bundled plugins need
+    python3 scripts/environment.py dev      that, and the tools that check and test
+    python3 scripts/environment.py headers  installs what the plugins with `needs-headers` are compiled with
+
+A plugin whose requirements are compiled against a library of the machine names what that takes in its pyproject file
+(`[tool.kipuka] needs-headers`). A server runs without it, and the rest can be worked on without it: it is part of `dev`
+only where all of that is there.
 
 It runs before anything is installed, so it uses the standard library only.
 """
@@ -19,6 +24,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tools import is_there, provide
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -47,13 +54,44 @@ def quiet(command: list[str], **extra: str) -> None:
         fail(f"this command failed with status {done.returncode}: {' '.join(command)}")
 
 
-def own_projects() -> list[Path]:
-    return [ROOT, *sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))]
+def needed_headers(pyproject: Path) -> list[str]:
+    """The programs and header files that a plugin's requirements are compiled with."""
+    import tomllib  # an older Python has none, and is told so before it comes here
+
+    settings = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("kipuka", {})
+    return list(settings.get("needs-headers", []))
+
+
+def all_headers() -> list[str]:
+    found = [name for file in ROOT.glob("plugins/*/pyproject.toml") for name in needed_headers(file)]
+    return list(dict.fromkeys(found))
+
+
+def have_headers() -> bool:
+    return all(is_there(name) for name in all_headers())
+
+
+def own_projects(flavour: str) -> list[Path]:
+    """The host's folder and those of the bundled plugins that are installed."""
+    plugins = sorted(ROOT.glob("plugins/*/pyproject.toml"))
+    compiled = flavour == "dev" and have_headers()
+    return [ROOT, *(file.parent for file in plugins if compiled or not needed_headers(file))]
+
+
+def requirements(flavour: str) -> list[str]:
+    """The files of pins, in the order in which they are installed."""
+    files = [f"requirements/{flavour}.txt"]
+    if flavour == "dev" and have_headers():
+        files.append("requirements/headers.txt")
+    return files
 
 
 def wanted_state(flavour: str) -> dict[str, str]:
     """All that the environment depends on: a change of any of it makes a new one."""
-    inputs = [ROOT / "requirements" / f"{flavour}.txt", *(folder / "pyproject.toml" for folder in own_projects())]
+    inputs = [
+        *(ROOT / file for file in requirements(flavour)),
+        *(folder / "pyproject.toml" for folder in own_projects(flavour)),
+    ]
     digest = hashlib.sha256()
     for file in inputs:
         digest.update(str(file.relative_to(ROOT)).encode())
@@ -94,13 +132,15 @@ def need_ensurepip() -> None:
 
 def main() -> None:
     flavour = sys.argv[1] if len(sys.argv) == 2 else ""
-    if flavour not in {"run", "dev"}:
-        fail("usage: environment.py run|dev")
+    if flavour not in {"run", "dev", "headers"}:
+        fail("usage: environment.py run|dev|headers")
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         version = ".".join(str(part) for part in sys.version_info[:3])
         fail(
             f"{sys.executable} is Python {version}, kipuka needs 3.11 to 3.13; name another one: make PYTHON=python3.11"
         )
+    if flavour == "headers":
+        sys.exit(provide(all_headers()))
     state, wanted = present_state(), wanted_state(flavour)
     same_base = all(state.get(key) == wanted[key] for key in ("folder", "python"))
     if same_base and state.get(flavour) == wanted[flavour]:
@@ -116,9 +156,13 @@ def main() -> None:
     # What is half installed is not taken for the real thing: the state is written when all is done.
     STATE.unlink(missing_ok=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    print(f"installing requirements/{flavour}.txt", flush=True)
-    quiet([*pip, "--require-hashes", "--no-deps", "-r", f"requirements/{flavour}.txt"])
-    editable = [argument for folder in own_projects() for argument in ("-e", str(folder))]
+    if flavour == "dev" and not have_headers():
+        missing = ", ".join(name for name in all_headers() if not is_there(name))
+        print(f"leaving out the plugins that are compiled: no {missing} (make headers installs it)", flush=True)
+    for file in requirements(flavour):
+        print(f"installing {file}", flush=True)
+        quiet([*pip, "--require-hashes", "--no-deps", "-r", file])
+    editable = [argument for folder in own_projects(flavour) for argument in ("-e", str(folder))]
     quiet([*pip, "--no-deps", "--no-build-isolation", *editable])
     both = {**wanted, **({"run": wanted_state("run")["run"]} if flavour == "dev" else {})}
     STATE.write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")

@@ -1,9 +1,10 @@
-"""Pins what this checkout needs, with hashes: requirements/run.txt to run it, requirements/dev.txt to work on it.
+"""Pins what this checkout needs, with hashes: requirements/run.txt to run it, requirements/dev.txt to work on it, and
+requirements/headers.txt for the plugins that are compiled against libraries of the machine (see `environment.py`).
 
 In the room: collecting what the pyproject files of the host and its bundled plugins ask for, and handing it to
 `uv pip compile`. Not in the room: installing (`environment.py`).
 
-    python scripts/lock.py            write both files again (needs uv and a package index)
+    python scripts/lock.py            write the files again (needs uv and a package index)
     python scripts/lock.py --upgrade  the same, with the newest versions allowed
     python scripts/lock.py --check    say which requirement the files no longer answer (needs neither)
 """
@@ -25,6 +26,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "requirements" / "run.txt"
 DEV = ROOT / "requirements" / "dev.txt"
+HEADERS = ROOT / "requirements" / "headers.txt"
 
 # An editable install without build isolation needs the build backend's helper in the environment.
 EDITABLE = ["editables>=0.5"]
@@ -40,12 +42,20 @@ def projects() -> list[dict[str, Any]]:
     return [tomllib.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def collect(*, dev: bool) -> list[str]:
-    """Every requirement of this checkout that comes from outside it."""
+def needs_headers(project: dict[str, Any]) -> bool:
+    """Whether its requirements are compiled."""
+    return bool(project.get("tool", {}).get("kipuka", {}).get("needs-headers"))
+
+
+def collect(file: Path) -> list[str]:
+    """Every requirement of this checkout that comes from outside it and that the file pins."""
     parsed = projects()
     own = {canonicalize_name(project["project"]["name"]) for project in parsed}
-    wanted: list[str] = list(EDITABLE)
+    wanted: list[str] = [] if file == HEADERS else list(EDITABLE)
+    dev = file == DEV
     for project in parsed:
+        if needs_headers(project) != (file == HEADERS):
+            continue
         wanted += project["build-system"]["requires"]
         wanted += project["project"].get("dependencies", [])
         if dev:
@@ -68,11 +78,11 @@ def pins(file: Path) -> dict[str, set[Version]]:
 def problems() -> list[str]:
     """What is asked for and not pinned, pinned outside its range, or pinned twice in two ways."""
     found: list[str] = []
-    pinned = {file: pins(file) for file in (RUN, DEV)}
-    for file, dev in ((RUN, False), (DEV, True)):
-        for line in collect(dev=dev):
+    pinned = {file: pins(file) for file in (RUN, DEV, HEADERS)}
+    for file, known in pinned.items():
+        for line in collect(file):
             requirement = Requirement(line)
-            versions = pinned[file].get(canonicalize_name(requirement.name), set())
+            versions = known.get(canonicalize_name(requirement.name), set())
             if not versions:
                 found.append(f"{file.relative_to(ROOT)} does not pin {requirement.name}")
             found += [
@@ -81,9 +91,10 @@ def problems() -> list[str]:
                 if not requirement.specifier.contains(version, prereleases=True)
             ]
     found += [
-        f"the two files pin {name} differently"
+        f"{other.relative_to(ROOT)} pins {name} otherwise than requirements/run.txt"
         for name, versions in pinned[RUN].items()
-        if pinned[DEV].get(name) != versions
+        for other in (DEV, HEADERS)
+        if pinned[other].get(name, versions if other == HEADERS else None) != versions
     ]
     return found
 
@@ -105,8 +116,8 @@ def compile_file(target: Path, wanted: list[str], *, upgrade: bool) -> None:
     command += ["--custom-compile-command", "make lock", "--output-file", str(target)]
     if upgrade and target == RUN:
         command.append("--upgrade")
-    if target == DEV:
-        # The same versions in both: what is tested is what runs.
+    if target != RUN:
+        # The same versions everywhere: what is tested is what runs.
         command += ["--constraint", str(RUN)]
     subprocess.run(command, input="\n".join(wanted), text=True, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     text = target.read_text(encoding="utf-8").replace(f"-c {RUN}", f"-c {RUN.relative_to(ROOT)}")
@@ -124,9 +135,10 @@ def main() -> int:
             print(f"{line}; run: make lock", file=sys.stderr)
         return 1 if found else 0
     if arguments.upgrade:
-        DEV.unlink(missing_ok=True)
-    compile_file(RUN, collect(dev=False), upgrade=arguments.upgrade)
-    compile_file(DEV, collect(dev=True), upgrade=arguments.upgrade)
+        for file in (DEV, HEADERS):
+            file.unlink(missing_ok=True)
+    for file in (RUN, DEV, HEADERS):
+        compile_file(file, collect(file), upgrade=arguments.upgrade)
     return 0
 
 

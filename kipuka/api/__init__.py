@@ -90,6 +90,7 @@ from kipuka.api.kinds import (
     Finding,
     LockoutPolicy,
     Lockouts,
+    Needs,
     Services,
 )
 from kipuka.api.protocols import (
@@ -225,6 +226,7 @@ __all__ = [
     "MalformedRequest",
     "MethodNotAllowed",
     "NameRefused",
+    "Needs",
     "NotAuthenticated",
     "NotPermitted",
     "NotPresented",

@@ -231,6 +231,7 @@ class AuthenticationFailed(AuditEvent):
     subject_name: str | None
     operation: str
     label: str | None
+    explanation: str | None
 
 
 class LockedOutAddress(AuditEvent):

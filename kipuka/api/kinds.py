@@ -27,6 +27,7 @@ __all__ = [
     "Finding",
     "LockoutPolicy",
     "Lockouts",
+    "Needs",
     "Services",
 ]
 
@@ -43,6 +44,20 @@ class Finding:
     key: str  # relative to the kind's own section, for instance "token_length"; "" for the section
     problem: str
     remedy: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What a method needs of the server around it, under its settings.
+
+    `header_size`: how many bytes a request's header may have, where its proof is a large one (RULES H1). The server takes the
+    largest of what its methods need, unless `[server] max_header_size` is written. `server_end_point`: the key of its section that
+    asks for `Connection.tls_server_end_point`, which some server certificates do not have: with one of these the start is
+    refused.
+    """
+
+    header_size: int = 0
+    server_end_point: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +126,7 @@ class AuthenticatorKind(Generic[ConfigT]):
     open: Callable[[ConfigT, Services], AbstractAsyncContextManager[Authenticator]]
     check: Callable[[ConfigT], Iterable[Finding]] | None = None
     events: tuple[type[AuditEvent], ...] = ()
+    needs: Callable[[ConfigT], Needs] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -185,8 +185,8 @@ class Continue:
 class Denied:
     """The credential is not good.
 
-    `detail` is the text for the client; `reason` is a snake_case word for audit, which may say more.
-    `retry_after` is needed with LOCKED and BUSY.
+    `detail` is the text for the client; `reason` is a snake_case word for audit, which may say more, and `explanation` a
+    sentence for audit, such as what a library said; never a secret. `retry_after` is needed with LOCKED and BUSY.
     """
 
     detail: str
@@ -194,6 +194,7 @@ class Denied:
     kind: DenialKind = DenialKind.WRONG
     retry_after: timedelta | None = None
     name: str | None = None  # whom the credential speaks of, where that is known
+    explanation: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind in {DenialKind.LOCKED, DenialKind.BUSY} and self.retry_after is None:

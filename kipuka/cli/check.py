@@ -52,7 +52,7 @@ from kipuka.cli.no_store import NoStore
 from kipuka.config import Address, CAItem, Settings
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.plugins import Plugins
-from kipuka.runtime import CompositionError, compose
+from kipuka.runtime import Composition, CompositionError, compose, needs_of
 from kipuka.x509.names import format_dn
 from kipuka.x509.path import AnchorSet, check_chain
 
@@ -177,6 +177,7 @@ class _Look:
         self._kinds()
         for found in advice(self.settings):
             self._say(found.severity, found.key, found.problem, found.remedy)
+        self._needs()
         self._authorities()
         self._server_certificate()
         self._database()
@@ -460,6 +461,34 @@ class _Look:
         for finding in found:
             place = f"{key}.{finding.key}" if finding.key else key
             self._say(finding.severity, place, finding.problem, finding.remedy)
+
+    def _needs(self) -> None:
+        """What methods need of the server, and whether it has that."""
+        try:
+            found = needs_of(Composition(settings=self.settings, plugins=self.plugins))
+        except PluginError as error:
+            for fault in error.faults:
+                self._error(fault.plugin, str(fault), fault.remedy)
+            return
+        server = self.settings.server
+        for name, needs in found.items():
+            if "max_header_size" in server.model_fields_set and server.max_header_size < needs.header_size:
+                problem = f"it is {server.max_header_size}, and {name} can need {needs.header_size}"
+                self._warn("server.max_header_size", problem, "take it out, or raise it")
+            if needs.server_end_point is not None:
+                self._server_end_point(f"{name}.{needs.server_end_point}")
+
+    def _server_end_point(self, key: str) -> None:
+        from kipuka.http.tls import tls_server_end_point  # not before it is needed: it brings the whole of TLS along
+
+        try:
+            leaf = x509.load_pem_x509_certificates(self.settings.tls.cert.read_bytes())[0]
+        except (OSError, *UNREADABLE):
+            return  # it was said already
+        if tls_server_end_point(leaf) is None:
+            problem = "the server's certificate is signed by an algorithm for which tls-server-end-point is undefined"
+            remedy = "have the server's certificate signed with ECDSA or RSA, or do without the requirement"
+            self._error(key, f"{problem} (RFC 5929, 4.1)", remedy)
 
     # --- certification authorities and profiles ---
 

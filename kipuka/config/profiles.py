@@ -64,6 +64,7 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         name=item.name,
         names=item.names,
         san_domains=domains,
+        identity_sans=item.identity_sans if item.names == "identity" else (),
         wildcards=item.wildcards,
         reenrol_names=item.reenrol_names,
         key_policy=KeyPolicy(allowed=allowed, min_rsa_bits=item.min_rsa_bits),
@@ -126,6 +127,9 @@ def _patterns(item: ProfileItem, mistakes: list[Mistake]) -> tuple[Patterns, Pat
             remedy = f'write names = "csr" with it, or take {key} out'
             problem = 'it says nothing with names = "identity"'
             mistakes.append(Mistake(path=(key,), problem=problem, remedy=remedy))
+    if item.identity_sans and item.names == "csr":
+        remedy = 'write names = "identity" with it, or take identity_sans out'
+        mistakes.append(Mistake(path=("identity_sans",), problem='it says nothing with names = "csr"', remedy=remedy))
     subject: dict[str, tuple[str, ...]] = {}
     for attribute, patterns in item.subject_patterns.items():
         try:

@@ -128,7 +128,8 @@ class ServerSection(Section):
     """Largest request body, in bytes. A CSR with an RSA-8192 key and fifty names takes about 6000."""
 
     max_header_size: int = Field(default=16384, ge=4096, le=256 * 1024)
-    """Largest request header, in bytes."""
+    """Largest request header, in bytes. Where it is not written and Kerberos is on (`[gssapi]`), it is 73728: tickets can be
+    large."""
 
     max_connections: int = Field(default=4096, ge=1, le=1_000_000)
     """How many connections may be open at once, in all. When there is no more room, a connection without a request is closed for
@@ -283,6 +284,11 @@ class ProfileItem(Section):
     san_domains: tuple[str, ...] = ()
     """Domains that an identity's host name may be followed by: with `["example.com"]` the client `ws42` may have
     `ws42.example.com`."""
+
+    identity_sans: tuple[Literal["dns", "ip", "email", "uri", "upn", "krb5"], ...] = ()
+    """With `names = "identity"`: the forms of alternative names that a certificate gets whenever the identity has them, also where the
+    request does not ask: `dns` (a host name without a dot takes each of `san_domains`), `ip`, `email`, `uri`, and of Kerberos
+    principals `upn` and `krb5`."""
 
     wildcards: bool = False
     """Whether a DNS name may start with `*.`, where the identity has that very name or a pattern allows it."""

@@ -29,7 +29,6 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 NOT_YET = "not available in this version"
 
 LATER: Mapping[tuple[str, ...], str] = {
-    ("gssapi",): "take the section out",
     ("server", "public_listen"): "take the key out",
     ("server", "proxy_protocol"): "take the key out",
     ("est", "replay_window"): "take the key out",

@@ -255,7 +255,7 @@ async def serve_generations(
         write_timeout=server.write_timeout.total_seconds(),
         shutdown_timeout=server.shutdown_timeout.total_seconds(),
         max_body_size=server.max_body_size + DRAIN_LIMIT,  # WholeBody drains what is over the limit
-        max_header_size=server.max_header_size,
+        max_header_size=runtime.max_header_size,
         max_connections=traffic.connections,
         max_connections_per_address=traffic.connections_per_address,
     )

@@ -36,6 +36,7 @@ from kipuka.api import (
     Authenticated,
     AuthenticatorKind,
     Authorization,
+    AuthOutcome,
     Claim,
     Continue,
     Credentials,
@@ -92,6 +93,7 @@ class AuthenticatorContract:
     kind: ClassVar[AuthenticatorKind[Any]]
     storages: ClassVar[Sequence[Storage]] = ()
     scheme: ClassVar[str | None] = None  # of the Authorization field, in lower case; None: the method does not use it
+    presented_once: ClassVar[bool] = False  # the method refuses a proof that it has seen before (a replay cache)
 
     def section(self, directory: Path) -> Mapping[str, object]:
         """The keys of the method's section. Files that it names may be made in `directory`."""
@@ -189,13 +191,18 @@ class AuthenticatorContract:
         self.run(tmp_path, test)
 
     def test_judging_spends_nothing(self, tmp_path: Path) -> None:
-        """`Authenticator.authenticate`: asked twice, it says the same."""
+        """`Authenticator.authenticate`: asked twice, it says the same; a proof that is good once leaves the next one good."""
 
         async def test(opened: OpenedAuthenticator) -> None:
             presented = await self.good(opened)
             first = await opened.authenticator.authenticate(presented)
-            assert await opened.authenticator.authenticate(presented) == first
             assert isinstance(first, Authenticated)
+            second = await opened.authenticator.authenticate(presented)
+            if self.presented_once:
+                assert isinstance(second, Denied)
+                assert _alike(await opened.authenticator.authenticate(await self.good(opened)), first)
+            else:
+                assert second == first
 
         self.run(tmp_path, test)
 
@@ -232,12 +239,14 @@ class AuthenticatorContract:
         async def test(opened: OpenedAuthenticator) -> None:
             presented = [await self.good(opened) for _ in range(PARALLEL)]
             alone = [await opened.authenticator.authenticate(one) for one in presented]
+            if self.presented_once:
+                presented = [await self.good(opened) for _ in range(PARALLEL)]
             together = await asyncio.gather(*(opened.authenticator.authenticate(one) for one in presented))
             for expected, outcome in zip(alone, together, strict=True):
                 if isinstance(outcome, Denied):
                     assert outcome.kind is DenialKind.BUSY
                 else:
-                    assert outcome == expected
+                    assert _alike(outcome, expected) if self.presented_once else outcome == expected
 
         self.run(tmp_path, test)
 
@@ -253,6 +262,8 @@ class AuthenticatorContract:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+                if self.presented_once:
+                    presented = await self.good(opened)
             outcome = await opened.authenticator.authenticate(presented)
             assert isinstance(outcome, Authenticated), outcome
             if outcome.claim is not None:
@@ -356,3 +367,12 @@ class AuthenticatorContract:
         outcome = await opened.authenticator.authenticate(await self.good(opened))
         assert isinstance(outcome, Authenticated), outcome
         return [] if outcome.claim is None else [outcome.claim]
+
+
+def _alike(outcome: AuthOutcome, expected: AuthOutcome) -> bool:
+    """Whether both recognise the same client, whatever goes back to it with the success."""
+    return (
+        isinstance(outcome, Authenticated)
+        and isinstance(expected, Authenticated)
+        and (outcome.identity, outcome.claim) == (expected.identity, expected.claim)
+    )

@@ -541,7 +541,8 @@ def _without_dot_segments(path: str) -> str:
 def format_general_name(general_name: x509.GeneralName) -> str:
     """An alternative name as people read it: "DNS:a.example", "IP:10.0.0.1", "email:..", "URI:..", "dirName:..".
 
-    Of a name whose form has no text, only the form: "otherName:1.3.6.1.4.1.311.20.2.3".
+    An otherName is its type and its value: "otherName:1.3.6.1.4.1.311.20.2.3=alice@EXAMPLE.COM" for a UTF8String, else
+    "otherName:1.2.3=#0500", the hexadecimal DER.
     """
     match general_name:
         case x509.DNSName() | x509.RFC822Name() | x509.UniformResourceIdentifier():
@@ -551,12 +552,22 @@ def format_general_name(general_name: x509.GeneralName) -> str:
         case x509.DirectoryName():
             text = format_dn(general_name.value)
         case x509.OtherName():
-            text = general_name.type_id.dotted_string
+            text = f"{general_name.type_id.dotted_string}={_other_value(general_name.value)}"
         case x509.RegisteredID():
             text = general_name.value.dotted_string
         case _:
             text = "?"  # no other form can be read by cryptography
     return f"{_PREFIXES.get(type(general_name), type(general_name).__name__)}:{text}"
+
+
+def _other_value(der: bytes) -> str:
+    """A UTF8String of printable characters as it is, where it cannot be taken for the other form; else hexadecimal."""
+    try:
+        tag, start, end = _element(der, 0)
+        text = der[start:end].decode("utf-8") if tag == 0x0C and end == len(der) else ""
+    except ValueError:
+        text = ""
+    return text if text and text.isprintable() and not text.startswith("#") else f"#{der.hex()}"
 
 
 _PREFIXES: dict[type[x509.GeneralName], str] = {

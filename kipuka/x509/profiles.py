@@ -41,7 +41,21 @@ from kipuka.x509.names import (
 )
 from kipuka.x509.patterns import SAN_FORMS, check_pattern, dns_fits, email_fits, glob, ip_fits, uri_fits
 
-__all__ = ["Grant", "Profile", "authorise"]
+__all__ = ["IDENTITY_SAN_FORMS", "Grant", "Profile", "authorise"]
+
+IDENTITY_SAN_FORMS = (*SAN_FORMS, "upn", "krb5")
+"""The forms of alternative names that a profile can give to whoever has them."""
+
+_FORMS: Mapping[type[x509.GeneralName], str] = {
+    x509.DNSName: "dns",
+    x509.IPAddress: "ip",
+    x509.RFC822Name: "email",
+    x509.UniformResourceIdentifier: "uri",
+}
+_OTHER_NAME_FORMS = {
+    x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"): "upn",  # Microsoft's user principal name
+    x509.ObjectIdentifier("1.3.6.1.5.2.2"): "krb5",  # RFC 4556, 3.2.2: KRB5PrincipalName
+}
 
 MOST_NAMES = 100  # alternative names in one request
 
@@ -59,7 +73,8 @@ class Profile:
     pattern is refused. In a pattern `*` stands for any run of characters within one part of the name: it crosses no dot
     of a DNS name, no `@`, and no delimiter of a URI; `ip` takes addresses and networks ("10.0.0.0/8").
 
-    `san_domains` are the domains that an identity's host name may stand in. `wildcards` allows DNS names that start with
+    `san_domains` are the domains that an identity's host name may stand in. `identity_sans` are the forms of alternative names that
+    a certificate gets whenever its identity has such names, asked for or not. `wildcards` allows DNS names that start with
     `*`, where the identity has that very name, or a pattern allows every name that the wildcard stands for.
 
     `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
@@ -69,6 +84,7 @@ class Profile:
     name: str
     names: Literal["identity", "csr"] = "identity"
     san_domains: tuple[str, ...] = ()
+    identity_sans: tuple[str, ...] = ()
     wildcards: bool = False
     reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
     key_policy: KeyPolicy = field(default_factory=KeyPolicy)
@@ -82,6 +98,9 @@ class Profile:
     def __post_init__(self) -> None:
         for domain in self.san_domains:
             normal_dns(domain)
+        for form in self.identity_sans:
+            if form not in IDENTITY_SAN_FORMS:
+                raise ValueError(f"{form} is not one of {', '.join(IDENTITY_SAN_FORMS)}")
         for name in self.subject_patterns:
             attribute_type(name)
         for form, patterns in self.san_patterns.items():
@@ -127,7 +146,8 @@ def authorise(
         granted_subject = _subject_of(identity)
         permitted = {general_name_key(name): name for name in identity.permitted_names}
         hosts = _host_names(profile, identity)
-        granted = [_identity_san(profile, identity, asked, permitted=permitted, hosts=hosts) for asked in sans]
+        wanted = [*sans, *_unasked(profile, identity)]
+        granted = [_identity_san(profile, identity, asked, permitted=permitted, hosts=hosts) for asked in wanted]
     else:
         granted_subject = _csr_subject(profile, subject)
         granted = [_csr_san(profile, asked) for asked in sans]
@@ -186,6 +206,34 @@ def _identity_san(
     if isinstance(granted.value, str) and control_character(granted.value):
         raise NameRefused(f"{shown} is refused: it has control characters")
     return granted
+
+
+def _unasked(profile: Profile, identity: Identity) -> list[x509.GeneralName]:
+    """The names that the profile gives to whoever has them."""
+    found = [
+        name
+        for name in identity.permitted_names
+        if _form(name) in profile.identity_sans and (profile.wildcards or not _is_wildcard(name))
+    ]
+    if "dns" in profile.identity_sans:
+        # A bare name is nobody's in a certificate; one with a domain of its own needs no other.
+        found += [x509.DNSName(host) for host in sorted(_host_names(profile, identity)) if _is_whole(host, identity)]
+    return found
+
+
+def _form(name: x509.GeneralName) -> str | None:
+    if isinstance(name, x509.OtherName):
+        return _OTHER_NAME_FORMS.get(name.type_id)
+    return _FORMS.get(type(name))
+
+
+def _is_wildcard(name: x509.GeneralName) -> bool:
+    return isinstance(name, x509.DNSName) and name.value.startswith("*")
+
+
+def _is_whole(host: str, identity: Identity) -> bool:
+    own = (identity.host_name or "").lower()
+    return host == own if "." in own else "." in host
 
 
 def _host_names(profile: Profile, identity: Identity) -> set[str]:

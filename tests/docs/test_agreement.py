@@ -98,7 +98,8 @@ def test_every_rule_that_a_test_names_is_told_to_users():
 
 def test_the_texts_of_refusals_are_in_the_authentication_chapter():
     page = (REFERENCE / "authentication.md").read_text(encoding="utf-8")
-    texts = [*(problem.value for problem in CertificateProblem), CERTIFICATE_REQUIRED, LOCKED_OUT, "invalid OTP token"]
+    plugins = ["invalid OTP token", "GSSAPI authentication failed", "principal not mapped"]
+    texts = [*(problem.value for problem in CertificateProblem), CERTIFICATE_REQUIRED, LOCKED_OUT, *plugins]
     assert [text for text in texts if f"| `{text}` |" not in page] == []
 
 

@@ -14,12 +14,17 @@ from kipuka.testing.server import free_port
 from .pages import PAGES, blocks, name_of
 
 RUNNABLE = [page for page in PAGES if any(block.marked("run") for block in blocks(page))]
+NEED_KERBEROS = {"docs/how-to/kerberos.md"}
+"""Pages whose commands come with the plugin for Kerberos, which is compiled."""
 
 
 def with_tools(page):
     """The page as a parameter; a block marked `needs:pki` uses that tool."""
     words = {word for block in blocks(page) for word in block.info if word.startswith("needs:")}
-    return pytest.param(page, id=name_of(page), marks=pytest.mark.needs(*(word[len("needs:") :] for word in words)))
+    marks = [pytest.mark.needs(*(word[len("needs:") :] for word in words))]
+    if name_of(page) in NEED_KERBEROS:
+        marks.append(pytest.mark.kerberos)
+    return pytest.param(page, id=name_of(page), marks=marks)
 
 
 # A second server of a page is the first one started again: whoever reads has stopped it.

@@ -120,3 +120,15 @@ def test_the_printed_lines_work_ctrl_c_ends_cleanly_and_the_next_run_goes_on(clo
     assert token[1] not in first.text
     paste(clone, again)
     assert second.interrupt() == 0
+
+
+def test_a_server_runs_without_what_has_to_be_compiled():
+    """`make run` installs neither the plugin for Kerberos nor what it is compiled against."""
+    program = "import environment; print(*[folder.name for folder in environment.own_projects('run')])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT / "scripts", capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == [ROOT.name, "kipuka_auth_otp", "kipuka_ca_local"]
+    pinned = (ROOT / "requirements" / "run.txt").read_text(encoding="utf-8")
+    assert "gssapi==" not in pinned
+    assert "gssapi==" in (ROOT / "requirements" / "headers.txt").read_text(encoding="utf-8")

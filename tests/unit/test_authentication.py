@@ -173,6 +173,21 @@ def test_a_second_leg_is_asked_for_with_its_own_challenge():
     assert error.challenges == ("Negotiate abc",)
 
 
+def test_an_exchange_that_goes_on_comes_before_a_denial():
+    """The chapter, precedence: a bad certificate does not stop a method that may still succeed."""
+    outcome = Unrecognised(denials=(Denial(method="mtls", denied=WRONG),), continuations=("Negotiate abc",))
+    error = refusal(outcome, challenges=("Basic x", "Negotiate"), certificate_only=False)
+    assert isinstance(error, NotAuthenticated)
+    assert error.challenges == ("Negotiate abc",)
+    assert isinstance(refusal(outcome, challenges=("Basic x",), certificate_only=True), CertificateRequired)
+
+
+def test_what_a_denial_explains_is_in_the_audit_event():
+    denied = Denied(detail="x", reason="clock_skew", explanation="the client's clock is late")
+    (event,) = failure_events([Denial(method="gssapi", denied=denied)], CREDENTIALS)
+    assert (event.reason, event.explanation) == ("clock_skew", "the client's clock is late")
+
+
 def test_a_denial_that_asks_to_come_back_says_when():
     with pytest.raises(ValueError, match="needs retry_after"):
         Denied(detail="x", reason="x", kind=DenialKind.LOCKED)

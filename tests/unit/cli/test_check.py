@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kipuka.api import BackendUnavailable, CertificateChain, Finding
+from kipuka.api import BackendUnavailable, CertificateChain, Finding, Needs, PluginError
 from kipuka.cli.check import (
     CheckFinding,
     check_file,
@@ -24,7 +25,7 @@ from kipuka.cli.check import (
     run_check,
 )
 from kipuka.cli.failures import ExitCode
-from kipuka.runtime import compose
+from kipuka.runtime import compose, open_runtime
 from kipuka.testing.pki import make_root
 
 YEARS = timedelta(days=700)
@@ -317,6 +318,78 @@ def test_findings_of_an_item_stand_under_its_id(deployment):
     settings, plugins = composed(deployment, check=check)
     (found,) = run_check(settings, plugins, ports=False)
     assert found.key == f"ca[{settings.cas[0].id}].cert"
+
+
+# --- what methods need of the server
+
+
+def needing(deployment, needs):
+    """The deployment's composition with one-time passwords that need something."""
+    composition = compose(deployment.config_file, {})
+    kind = replace(composition.plugins.authenticators["otp"], needs=needs)
+    loaded = dict(composition.plugins.loaded)
+    loaded["otp"] = replace(loaded["otp"], authenticators=(kind,))
+    return replace(composition, plugins=replace(composition.plugins, loaded=loaded))
+
+
+def found_of(composition):
+    return [
+        (finding.severity, finding.key) for finding in run_check(composition.settings, composition.plugins, ports=False)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ed448"])
+def test_a_channel_binding_that_is_undefined_for_the_certificate_cannot_be_required(
+    deployment, server_certificate, kind
+):
+    """RFC 5929, 4.1: a signature without one hash function has no tls-server-end-point."""
+    composition = needing(deployment, lambda _: Needs(server_end_point="channel_binding"))
+    assert found_of(composition) == []
+    authority = make_root(key=kind, not_after=datetime.now(UTC) + YEARS)
+    credential = authority.issue(
+        "server",
+        dns=["localhost"],
+        not_before=datetime.now(UTC) - timedelta(days=1),
+        not_after=datetime.now(UTC) + YEARS,
+        extended_key_usage=None,
+    )
+    (deployment.directory / "tls" / "server.pem").write_bytes(credential.pem)
+    (deployment.directory / "tls" / "server.key").write_bytes(credential.key_pem())
+    assert ("error", "otp.channel_binding") in found_of(composition)
+
+
+def test_the_header_limit_is_what_the_methods_need_or_what_is_written(deployment):
+    """RULES H1."""
+
+    async def opened(composition):
+        async with open_runtime(composition) as runtime:
+            return runtime.max_header_size
+
+    def limit(size):
+        return asyncio.run(opened(needing(deployment, lambda _: Needs(header_size=size))))
+
+    assert limit(0) == 16384
+    assert limit(73728) == 73728
+    deployment.configure({"server": {"max_header_size": 20000}})
+    assert limit(73728) == 20000
+    assert ("warning", "server.max_header_size") in found_of(needing(deployment, lambda _: Needs(header_size=73728)))
+
+
+def test_needs_that_raise_are_their_plugins_fault(deployment):
+    def needs(settings):
+        raise RuntimeError("hunter2")
+
+    async def opened(composition):
+        async with open_runtime(composition):
+            pass
+
+    composition = needing(deployment, needs)
+    (found,) = run_check(composition.settings, composition.plugins, ports=False)
+    assert (found.severity, found.key) == ("error", "otp")
+    assert "its needs raised RuntimeError" in found.problem
+    assert "hunter2" not in str(found)
+    with pytest.raises(PluginError, match="its needs raised RuntimeError"):
+        asyncio.run(opened(composition))
 
 
 # --- authorities and profiles

@@ -67,6 +67,8 @@ def test_every_key_of_a_profile_arrives(tmp_path):
         pytest.param('names = "csr"\nsan_patterns = { ip = ["10.0.0.1/8"] }', "san_patterns.ip[0]", id="host bits"),
         pytest.param('names = "csr"\nsan_patterns = { dns = ["a b"] }', "san_patterns.dns[0]", id="space"),
         pytest.param('names = "csr"\nsan_patterns = { dn = ["a"] }', "san_patterns.dn", id="no form"),
+        pytest.param('names = "csr"\nidentity_sans = ["dns"]', "identity_sans", id="names of nobody"),
+        pytest.param('identity_sans = ["directory"]', "identity_sans[0]", id="no form of an identity"),
         pytest.param("key_types = []", "key_types", id="no key"),
         pytest.param('key_types = ["dsa"]', "key_types[0]", id="unknown key"),
         pytest.param("validity_days = 0", "validity_days", id="no validity"),

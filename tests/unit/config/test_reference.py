@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 from kipuka.config.host import HOST_SECTIONS
+
+pytestmark = pytest.mark.kerberos  # the page describes the plugin for Kerberos too, which is compiled
 
 ROOT = Path(__file__).parents[3]
 

@@ -290,7 +290,6 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("[gssapi]\nenabled = true", "gssapi"),
         ('[server]\npublic_listen = "a:1"', "server.public_listen"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
         ("[est]\nreplay_window = 60", "est.replay_window"),

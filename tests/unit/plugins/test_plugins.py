@@ -112,6 +112,7 @@ def test_the_built_ins_are_plugins_like_any_other():
     ("name", "remedy"),
     [
         pytest.param("otp", "install it: pip install kipuka-auth-otp", id="ours"),
+        pytest.param("gssapi", "install it: pip install kipuka-auth-gssapi", id="ours, which needs headers"),
         pytest.param(
             "bagde", "did you mean badge? If not, install the distribution that brings bagde with pip", id="mistyped"
         ),

@@ -434,9 +434,25 @@ def test_what_is_no_alternative_name_is_refused(text):
         parse_general_name(text)
 
 
+@pytest.mark.parametrize(
+    ("der", "text"),
+    [
+        pytest.param(b"\x0c\x01a", "a", id="UTF8String"),
+        pytest.param(b"\x0c\x02#a", "#0c022361", id="text that looks like the other form"),
+        pytest.param(b"\x0c\x02a\n", "#0c02610a", id="control character"),
+        pytest.param(b"\x0c\x02a", "#0c0261", id="cut short"),
+        pytest.param(b"\x0c\x01\xff", "#0c01ff", id="not UTF-8"),
+        pytest.param(b"\x05\x00", "#0500", id="no string"),
+        pytest.param(b"", "#", id="nothing"),
+    ],
+)
+def test_an_other_name_is_written_with_its_value(der, text):
+    """The record and the audit log tell two users' names apart."""
+    other = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), der)
+    assert format_general_name(other) == f"otherName:1.3.6.1.4.1.311.20.2.3={text}"
+
+
 def test_names_without_text_are_written_by_their_form():
-    other = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x01a")
-    assert format_general_name(other) == "otherName:1.3.6.1.4.1.311.20.2.3"
     assert format_general_name(x509.IPAddress(ipaddress.ip_network("10.0.0.0/8"))) == "IP:10.0.0.0/8"
 
 

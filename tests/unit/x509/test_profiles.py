@@ -57,6 +57,60 @@ def test_an_identity_without_a_subject_is_named_by_its_name_and_never_by_the_csr
         grant(identity=Identity(method="badge", name="x" * 65))
 
 
+UPN = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x07alice@X")
+KRB5 = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.2.2"), b"\x30\x00")
+OTHER = x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x05\x00")
+ALL = ("dns", "ip", "email", "uri", "upn", "krb5")
+
+
+@pytest.mark.parametrize(
+    ("forms", "names"),
+    [
+        ((), []),
+        (("dns",), ["DNS:a.example"]),
+        (("upn",), ["otherName:1.3.6.1.4.1.311.20.2.3=alice@X"]),
+        (("krb5", "ip"), ["IP:192.0.2.1", "otherName:1.3.6.1.5.2.2=#3000"]),
+        (("email", "uri"), ["email:a@a.example", "URI:urn:x:a"]),
+    ],
+)
+def test_names_of_the_identity_are_issued_unasked_where_the_profile_says_so(forms, names):
+    """RULES F1: only what the identity has, and only the forms that are named."""
+    texts = ("DNS:a.example", "IP:192.0.2.1", "email:a@a.example", "URI:urn:x:a")
+    permitted = (*map(parse_general_name, texts), UPN, KRB5, OTHER)
+    identity = Identity(method="gssapi", name="alice@X", subject=parse_dn("CN=a"), permitted_names=permitted)
+    profile = Profile(name="p", identity_sans=forms)
+    assert list(grant(profile, identity).names) == names
+    asked = grant(profile, identity, sans=["DNS:A.example"]).names
+    assert sorted(asked) == sorted({*names, "DNS:a.example"})
+
+
+@pytest.mark.parametrize(
+    ("host", "domains", "names"),
+    [
+        ("ws42", (), []),
+        ("ws42", ("example.com", "corp.example"), ["DNS:ws42.corp.example", "DNS:ws42.example.com"]),
+        ("Web.example.com", ("corp.example",), ["DNS:web.example.com"]),
+        ("not a host", ("example.com",), []),
+    ],
+)
+def test_a_host_name_that_is_issued_unasked_has_a_domain(host, domains, names):
+    identity = Identity(method="gssapi", name="h", subject=parse_dn("CN=a"), host_name=host)
+    assert list(grant(Profile(name="p", identity_sans=("dns",), san_domains=domains), identity).names) == names
+
+
+def test_a_wildcard_is_issued_unasked_only_where_the_profile_allows_it():
+    star = (x509.DNSName("*.a.example"),)
+    identity = Identity(method="otp", name="a", subject=parse_dn("CN=a"), permitted_names=star)
+    assert grant(Profile(name="p", identity_sans=ALL), identity).names == ()
+    assert grant(Profile(name="p", identity_sans=ALL, wildcards=True), identity).names == ("DNS:*.a.example",)
+
+
+def test_names_of_the_identity_are_no_names_of_a_profile_that_goes_by_the_request():
+    identity = Identity(method="gssapi", name="alice@X", subject=parse_dn("CN=a"), permitted_names=(UPN,))
+    profile = Profile(name="csr", names="csr", identity_sans=ALL, subject_patterns={"CN": ("*",)})
+    assert grant(profile, identity, subject="CN=a").names == ()
+
+
 def test_a_host_name_is_granted_as_it_stands_and_in_the_domains_of_the_profile():
     """RULES F1: the client id, or the client id and one of `san_domains`."""
     profile = Profile(name="hosts", san_domains=("example.com", "Corp.Example"))
@@ -438,6 +492,7 @@ def test_a_request_to_become_an_authority_is_refused():
     [
         {"san_domains": (".example.com",)},
         {"san_domains": ("10.0.0.1",)},
+        {"identity_sans": ("directory",)},
         {"subject_patterns": {"FOO": ("*",)}},
         {"san_patterns": {"upn": ("*",)}},
         {"backdate": timedelta(seconds=-1)},

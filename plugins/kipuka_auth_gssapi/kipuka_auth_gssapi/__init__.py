@@ -1,0 +1,4 @@
+"""Kerberos for kipuka.
+
+In the room: nothing; the entry point is `kipuka_auth_gssapi.plugin`.
+"""
