@@ -126,8 +126,11 @@ def _running(deployment: Deployment) -> Iterator[RunningServer]:
 
 @pytest.fixture(name="server", scope="session")
 def _server(deploy: Callable[..., Deployment]) -> Iterator[RunningServer]:
-    """A server with certificates, tickets and one-time passwords on, as the chapter has them; one in a run."""
-    with _running(deploy()) as server:
+    """A server with certificates, tickets and one-time passwords on, as the chapter has them; one in a run.
+
+    It has one worker, whose half-finished exchanges can be counted.
+    """
+    with _running(deploy(server={"workers": 1})) as server:
         yield server
 
 

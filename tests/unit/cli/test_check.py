@@ -25,7 +25,7 @@ from kipuka.cli.check import (
     run_check,
 )
 from kipuka.cli.failures import ExitCode
-from kipuka.runtime import compose, open_runtime
+from kipuka.runtime import compose, open_foundation, open_runtime
 from kipuka.testing.pki import make_root
 
 YEARS = timedelta(days=700)
@@ -362,7 +362,7 @@ def test_the_header_limit_is_what_the_methods_need_or_what_is_written(deployment
     """RULES H1."""
 
     async def opened(composition):
-        async with open_runtime(composition) as runtime:
+        async with open_foundation(composition) as foundation, open_runtime(composition, foundation) as runtime:
             return runtime.max_header_size
 
     def limit(size):
@@ -380,7 +380,7 @@ def test_needs_that_raise_are_their_plugins_fault(deployment):
         raise RuntimeError("hunter2")
 
     async def opened(composition):
-        async with open_runtime(composition):
+        async with open_foundation(composition) as foundation, open_runtime(composition, foundation):
             pass
 
     composition = needing(deployment, needs)
@@ -625,7 +625,7 @@ def test_the_services_of_a_look_have_no_store():
     ("settings", "key", "text"),
     [
         pytest.param(
-            {"max_connections": 1_000_000},
+            {"max_connections": 1_000_000, "workers": 1},
             "server.max_connections",
             f"it needs {1_000_000 + 1024 + 256} open files, and this account may have {HARD}",
             id="more than files",
