@@ -17,7 +17,12 @@ pytestmark = pytest.mark.server
 PAGE = ROOT / "docs" / "reference" / "authentication.md"
 SAMPLE_TOKEN = "q7RkT2mZx9Lw4VbN8sHc"
 SAMPLE_END = "2030-06-30T23:59:59Z"
-LINES = [block.text for block in blocks(PAGE) if block.language == "sh" and "curl" in block.text]
+LINES = [
+    block.text
+    for block in blocks(PAGE)
+    # Those with a ticket need a KDC: the plugin's own tests run them.
+    if block.language == "sh" and "curl" in block.text and "--negotiate" not in block.text
+]
 
 
 def is_for_admins(line):

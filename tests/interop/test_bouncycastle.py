@@ -152,6 +152,7 @@ def test_it_may_ask_again_where_the_ca_has_not_decided(java, kipuka_servers, sit
     """RFC 7030, 4.2.3: 202 with Retry-After is no failure; its own object has what to ask again with."""
     server = kipuka_servers(
         {
+            "server": {"workers": 1},  # its key is in memory
             "ca": [{"id": "far", "backend": "faraway", "behave_file": "behave", "retry_after": 1}],
             "est": {"default_ca": "far"},
         },

@@ -149,6 +149,7 @@ def test_it_waits_for_a_ca_that_has_not_decided(kipuka_servers, site, tmp_path):
     """RFC 7030, 4.2.3: 202 with Retry-After; it asks again with the same password until the certificate comes."""
     server = kipuka_servers(
         {
+            "server": {"workers": 1},  # its key is in memory
             "ca": [{"id": "far", "backend": "faraway", "behave_file": "behave", "retry_after": 2}],
             "est": {"default_ca": "far"},
         },

@@ -33,8 +33,9 @@ def badge(name, secret=SECRET):
 
 
 def settings(**changes):
-    """A configuration that uses all three of the stranger's kinds."""
+    """A configuration that uses all three of the stranger's kinds; in one process, since the CA's key is in memory."""
     return {
+        "server": {"workers": 1},
         "auth": {"order": ["mtls", "badge", "otp"]},
         "badge": {"secret": SECRET},
         "ca": [{"id": "forge", "backend": "smithy"}],
