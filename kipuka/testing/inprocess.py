@@ -146,6 +146,18 @@ class InProcessServer:
         gate = self._gates[step] = Gate(self._loop)
         return gate
 
+    def come_to_rest(self) -> None:
+        """Return when no connection is served and every enrolment has come to its end. Raises TimeoutError."""
+        if self._loop is None:
+            msg = "the server is not running"
+            raise RuntimeError(msg)
+        asyncio.run_coroutine_threadsafe(self._come_to_rest(), self._loop).result(WAIT)
+
+    async def _come_to_rest(self) -> None:
+        while served := [task for task in asyncio.all_tasks() if task.get_name().startswith("connection ")]:
+            await asyncio.wait(served)
+        await self.runtime.enrolment.drain()
+
     async def _checkpoint(self, step: str) -> None:
         self.steps.append(step)
         gate = self._gates.pop(step, None)

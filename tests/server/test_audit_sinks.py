@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
+from kipuka.audit.gate import RECHECK
 from kipuka.testing.pki import make_csr
 from kipuka.testing.server import wait_until
 
@@ -13,8 +15,9 @@ pytestmark = pytest.mark.server
 
 
 def numbers(file):
-    """The sequence numbers in a file of the sink `file`, repeats left out."""
-    return list(dict.fromkeys(json.loads(line)["sequence"] for line in file.read_text().splitlines()))
+    """The sequence numbers in the whole lines of a file of the sink `file`, repeats left out."""
+    whole, _, _being_written = file.read_text().rpartition("\n")
+    return list(dict.fromkeys(json.loads(line)["sequence"] for line in whole.splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,7 @@ def test_while_a_strict_sink_fails_nothing_is_issued_or_changed_and_then_nothing
         return server.client().enroll(make_csr(), token="a wrong one, which is a 401 else").status == 503
 
     wait_until(refused, timeout=20, what="the refusal")
+    time.sleep(2 * RECHECK.total_seconds())  # by now every worker has looked
     answer = server.client().enroll(make_csr(common_name="before"), token=spare.value)
     assert (answer.status, answer.text) == (503, "the audit log is not available, try again later")
     assert int(answer.header("Retry-After")) >= 1

@@ -73,6 +73,7 @@ def test_a_client_that_leaves_at_a_step_loses_nothing(server, step, leave):
         gate.wait()
         connection.abort() if leave == "abort" else connection.close()
         gate.open()
+    server.come_to_rest()
     if STEPS.index(step) > STEPS.index("reserve"):
         # From the reservation on the enrolment is not the client's any more: it comes to its end.
         wait_until(lambda: certificates_of(server, name), what="the certificate")

@@ -226,7 +226,7 @@ def test_the_use_that_a_killed_worker_held_comes_back_at_once(two):
     victim = pid_of(two, int(process.split("/")[1]))
     wait_until(lambda: two.view_token(token)["held"] == 0, what="the use")
     assert two.view_token(token)["used"] == 0
-    assert two.audit("enrolment_recovered")
+    two.wait_for_audit("enrolment_recovered")
     wait_until(lambda: victim not in two.workers(), what="the worker's end")
     assert two.client().enroll(make_csr(common_name="held"), token=token.value).status == 200
 
