@@ -13,11 +13,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
-from kipuka.http.server import ASGIApplication
+from kipuka.http.applications import ASGIApplication, Message
 
 __all__ = ["DRAIN_LIMIT", "BodyFault", "WholeBody"]
-
-Message = MutableMapping[str, Any]
 
 DRAIN_LIMIT = 16 * 1024 * 1024
 """How many octets of an over-long body are read and thrown away before the connection is given up."""

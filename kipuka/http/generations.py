@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from kipuka.api.values import Connection
+from kipuka.http.applications import ASGIApplication, Message
 from kipuka.http.rates import Pace
-from kipuka.http.server import ASGIApplication, Listener
+from kipuka.http.server import Listener
 from kipuka.runtime import Runtime
 
 __all__ = ["Generation", "Generations"]
-
-Message = MutableMapping[str, Any]
 
 
 class Generation:

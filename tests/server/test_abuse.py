@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from OpenSSL import SSL
 
 from kipuka.testing.client import basic, encode_body
+from kipuka.testing.measure import family, resident_octets
 from kipuka.testing.pki import make_csr
 
 from .tls_seam_peers import Peer, client_context
@@ -30,22 +29,8 @@ UNREAD = 110  # requests that a slow reader sends at once: more answers than the
 PATIENCE = {"idle_timeout": 600, "header_timeout": 600, "body_timeout": 600, "write_timeout": 600}
 
 
-def processes(pid: int) -> Iterator[int]:
-    """A process and its descendants."""
-    yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield from processes(int(child))
-
-
-def memory(pid: int) -> int:
-    """Octets that the server has in memory."""
-    pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in processes(pid))
-    return pages * os.sysconf("SC_PAGESIZE")
-
-
 def sockets(pid: int) -> int:
-    links = (link for process in processes(pid) for link in Path(f"/proc/{process}/fd").iterdir())
+    links = (link for process in family(pid) for link in Path(f"/proc/{process}/fd").iterdir())
     found = 0
     for link in links:
         with contextlib.suppress(FileNotFoundError):
@@ -150,7 +135,7 @@ async def test_a_good_client_enrols_among_bad_ones_and_memory_comes_back(kipuka_
     server = kipuka_servers({"server": PATIENCE}, as_shipped=True, environ=environ)
     for number in range(30):  # until the server is as large as its work makes it: threads, statements, hashes
         await asyncio.to_thread(enrol_twice, server, f"early-{number}")
-    base, before = sockets(server.pid), memory(server.pid)
+    base, before = sockets(server.pid), resident_octets(family(server.pid))
     crowd = Crowd(server.port)
     try:
         crowd.guess_tokens(guessers)
@@ -158,17 +143,22 @@ async def test_a_good_client_enrols_among_bad_ones_and_memory_comes_back(kipuka_
         assert sockets(server.pid) >= base + idle + 2 * slow  # all are there, at once
         for number in range(5):
             await asyncio.to_thread(enrol_twice, server, f"good-{number}")
-        during = memory(server.pid)
+        during = resident_octets(family(server.pid))
         assert sockets(server.pid) >= base + idle + 2 * slow
     finally:
         await crowd.go()
     assert set(crowd.refusals) == {401, 429}  # wrong, and then locked out
     end = time.monotonic() + 60
-    while sockets(server.pid) > base or memory(server.pid) > 1.2 * before:
-        assert time.monotonic() < end, (sockets(server.pid), base, memory(server.pid) / before, during / before)
+    while sockets(server.pid) > base or resident_octets(family(server.pid)) > 1.2 * before:
+        assert time.monotonic() < end, (
+            sockets(server.pid),
+            base,
+            resident_octets(family(server.pid)) / before,
+            during / before,
+        )
         await asyncio.sleep(0.2)
     print(
-        f"memory {before >> 20} MiB, during {during >> 20}, after {memory(server.pid) >> 20}; refusals {crowd.refusals}"
+        f"memory {before >> 20} MiB, during {during >> 20}, after {resident_octets(family(server.pid)) >> 20}; refusals {crowd.refusals}"
     )
     await asyncio.to_thread(enrol_twice, server, "late")
     assert during < 4 * before
