@@ -54,6 +54,7 @@ from kipuka.enrolment import Checkpoint, Enrolment, LabelService
 from kipuka.jobs import open_jobs, recovery
 from kipuka.mtls import ClientAuth
 from kipuka.plugins import Plugins
+from kipuka.readiness import Readiness, open_readiness
 from kipuka.revocation import Revocations
 from kipuka.store.database import Store, open_store
 from kipuka.store.enrolments import Incarnation
@@ -203,6 +204,7 @@ class Runtime:
     revocations: Revocations
     outbox: Outbox
     audit_gate: AuditGate
+    readiness: Readiness
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     max_header_size: int  # bytes, as the settings or the methods that are on have it (RULES H1)
     plugin_names: tuple[str, ...] = ()
@@ -392,6 +394,9 @@ async def open_runtime(
         jobs = {"recovery": recover, "revocations": revocations.tell_untold}
         await stack.enter_async_context(open_jobs(store, jobs, holder=holder))
         stack.push_async_callback(enrolment.drain)
+        readiness = await stack.enter_async_context(
+            open_readiness(store=store, backends=backends, audit_gate=audit_gate)
+        )
         yield Runtime(
             settings=settings,
             store=store,
@@ -407,6 +412,7 @@ async def open_runtime(
             revocations=revocations,
             outbox=outbox,
             audit_gate=audit_gate,
+            readiness=readiness,
             anchors=_union(door.anchors for door in doors.values()),
             max_header_size=_header_size(settings, needs_of(composition)),
             plugin_names=tuple(sorted(plugins.loaded)),

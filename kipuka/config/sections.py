@@ -91,6 +91,13 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
+def _not_negative(value: timedelta) -> timedelta:
+    if value < timedelta(0):
+        msg = "a number of seconds, 0 or more, is needed"
+        raise ValueError(msg)
+    return value
+
+
 ListenAddress = Annotated[Address, BeforeValidator(_to_address), PlainSerializer(str, return_type=str)]
 PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
 
@@ -148,6 +155,10 @@ class ServerSection(Section):
 
     shutdown_timeout: PositiveSeconds = timedelta(seconds=30)
     """How long requests under way may take to end when the server is told to stop, in seconds."""
+
+    drain_delay: Annotated[Seconds, AfterValidator(_not_negative)] = timedelta(0)
+    """How long the server goes on as before when it is told to stop, with `/readyz` answering 503, in seconds. Behind a load
+    balancer: as long as it takes to notice that. 0: no connection is taken any more at once."""
 
     handshake_timeout: PositiveSeconds = timedelta(seconds=10)
     """How long a TLS handshake may take, in seconds."""

@@ -7,6 +7,7 @@ the room: what the resources do (`kipuka.http.est`, `kipuka.http.admin`), socket
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -36,9 +37,18 @@ from kipuka.est.wire import Base64Lines
 from kipuka.http.admin import AdminResources, MountedRoute
 from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
-from kipuka.http.door import Visit, enter, keep_pace, path_of, require_demanded_certificate, require_plain_path
+from kipuka.http.door import (
+    Visit,
+    check_body,
+    enter,
+    keep_pace,
+    path_of,
+    require_demanded_certificate,
+    require_plain_path,
+)
 from kipuka.http.est import EstResources
 from kipuka.http.generations import Generation, Generations
+from kipuka.http.health import HEALTH_PATHS, alive, is_probe, ready
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files, raise_open_files
 from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
 from kipuka.http.rates import Pace, RequestRate
@@ -71,10 +81,30 @@ def create_app(runtime: Runtime) -> Quart:
     app.register_error_handler(HTTPException, _Failures(runtime).http_error)
     app.register_error_handler(Exception, _Failures(runtime).unexpected)
     app.after_request(_leave)
+    _mount_health(app, runtime)
     _mount_est(app, runtime)
     if runtime.administrators is not None:
         _mount_admin(app, runtime, runtime.administrators)
     return app
+
+
+def _mount_health(app: Quart, runtime: Runtime) -> None:
+    async def healthz() -> Response:
+        _require_probe()
+        return alive()
+
+    async def readyz() -> Response:
+        _require_probe()
+        return await ready(request, runtime.readiness)
+
+    for path, handle in zip(HEALTH_PATHS, (healthz, readyz), strict=True):
+        app.add_url_rule(path, path, handle, methods=["GET"], provide_automatic_options=False)
+
+
+def _require_probe() -> None:
+    if not is_probe(request):  # written with percent signs
+        raise UnknownResource("there is no such resource")
+    check_body(request)
 
 
 def _mount_est(app: Quart, runtime: Runtime) -> None:
@@ -134,7 +164,8 @@ def _only_on(listener: str, runtime: Runtime) -> None:
 
 async def _enter() -> None:
     visit = g.visit = enter(request)
-    keep_pace(request, visit)
+    if not is_probe(request):  # behind a balancer that hides its clients, their requests are counted as its own
+        keep_pace(request, visit)
     require_demanded_certificate(request, visit)
 
 
@@ -142,6 +173,8 @@ async def _leave(response: Response) -> Response:
     visit: Visit | None = g.get("visit")
     if visit is not None:
         response.headers["X-Request-Id"] = visit.request_id
+        if is_probe(request) and response.status_code in {200, 503}:
+            return response  # several a second, for ever; the readiness logs what changes
         log.info("request", method=request.method, path=path_of(request), status=response.status_code)
     return response
 
@@ -240,7 +273,8 @@ async def serve_generations(
 ) -> None:
     """Serve until `stop` is set; returns when every request was answered and every enrolment has come to its end.
 
-    [server] is that of the first generation. `started` and `hasten` are as for `kipuka.http.server.serve`.
+    [server] is that of the first generation. `started` and `hasten` are as for `kipuka.http.server.serve`. For `drain_delay` after
+    `stop` everything is served as before, but not ready (RULES H3).
     """
     runtime = generations.current.runtime
     server, store = runtime.settings.server, runtime.store
@@ -265,17 +299,46 @@ async def serve_generations(
         if a_minute:
             rate = RequestRate(per_minute=a_minute, clock=asyncio.get_running_loop().time)
             generations.pace = Pace(rate, exceeded=reports.limit_reached)
-        await serve(
-            wrapped,
-            generations.listeners,
-            limits,
-            on_handshake_failure=reports.handshake_failed,
-            on_limit=reports.limit_reached,
-            started=started,
-            stop=stop,
-            hasten=hasten,
+        ceasing = asyncio.Event()
+        draining = asyncio.create_task(
+            _drain(
+                generations,
+                stop=stop,
+                hasten=hasten or asyncio.Event(),
+                delay=server.drain_delay.total_seconds(),
+                ceasing=ceasing,
+            ),
+            name="draining",
         )
+        try:
+            await serve(
+                wrapped,
+                generations.listeners,
+                limits,
+                on_handshake_failure=reports.handshake_failed,
+                on_limit=reports.limit_reached,
+                started=started,
+                stop=ceasing,
+                hasten=hasten,
+            )
+        finally:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
         await generations.current.runtime.enrolment.drain()
+
+
+async def _drain(
+    generations: Generations, *, stop: asyncio.Event, hasten: asyncio.Event, delay: float, ceasing: asyncio.Event
+) -> None:
+    """Between `stop` and the end of service: long enough for whoever spreads the connections to hear that we are not ready."""
+    await stop.wait()
+    generations.draining = True
+    if delay:
+        log.info("draining", seconds=delay)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await hasten.wait()
+    ceasing.set()
 
 
 def _listeners(runtime: Runtime) -> list[Listener]:

@@ -56,13 +56,14 @@ class Generations:
     """The ASGI application that hands each request to the generation in place.
 
     `listeners` are those that `kipuka.http.server.serve` listens with: a swap renews their TLS. `pace`, which every request has
-    to keep, is the process's: a swap does not begin the count anew.
+    to keep, is the process's: a swap does not begin the count anew. `draining` is what `/readyz` tells.
     """
 
     def __init__(self, first: Generation) -> None:
         self.current = first
         self.listeners = first.listeners
         self.pace: Pace | None = None  # None: any number of requests
+        self.draining = False  # new work should go elsewhere
         self._by_name = {listener.name: listener for listener in first.listeners}
 
     def replace(self, newer: Generation) -> Generation:
@@ -86,6 +87,7 @@ class Generations:
             return
         state = cast("dict[str, Any]", scope["state"])
         state["pace"] = self.pace
+        state["draining"] = self.draining
         connection = cast("Connection", state["connection"])
         listener = self._by_name[connection.listener]
         if state["generation"] != listener.generation:

@@ -69,7 +69,7 @@ LONGEST_PAUSE = 30.0
 RELOAD_LIMIT = 60.0
 """Seconds that each gate of a reload may take."""
 STOP_MARGIN = 15.0
-"""Seconds that a worker has beyond `shutdown_timeout` to close what it has open, before it is killed."""
+"""Seconds that a worker has beyond `drain_delay` and `shutdown_timeout` to close what it has open, before it is killed."""
 
 SECOND_THOUGHT = 1.0
 """Seconds after which another signal to stop hastens it. One that comes sooner is the same one: timeout(1), shells and service
@@ -506,7 +506,8 @@ class _Supervisor:
                 self._order_all(messages.Hasten())
             return
         self._stop_began = time.monotonic()
-        limit = self._composition.settings.server.shutdown_timeout.total_seconds()
+        server = self._composition.settings.server
+        limit = (server.drain_delay + server.shutdown_timeout).total_seconds()
         self._stop_by = time.monotonic() + limit + STOP_MARGIN
         log.info("server_stopping", workers=len(self._workers()))
         notify_stopping()
