@@ -6,6 +6,7 @@ python scripts/config_reference.py --check    fail when the page is not what the
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sys
 import types
@@ -166,6 +167,7 @@ _NAMES: dict[Any, str] = {
     SecretStr: "secret",
     timedelta: "seconds",
     sections.Address: "`ADDR:PORT`",
+    ipaddress.IPv4Network: "address or network",
 }
 
 

@@ -27,6 +27,7 @@ _GUESSED_HASHES = {f"sha256:{hashlib.sha256(word.encode()).hexdigest()}" for wor
 
 def advice(settings: Settings) -> Iterator[Finding]:
     """Everything that settings alone show, in the order of the configuration reference."""
+    yield from _proxies(settings)
     yield from _modes(settings)
     yield from _validity(settings)
     yield from _profiles(settings)
@@ -57,6 +58,13 @@ def periods(settings: Settings, item: CAItem) -> Iterator[tuple[str, str, timede
 
 def _warning(key: str, problem: str, remedy: str) -> Finding:
     return Finding(severity="warning", key=key, problem=problem, remedy=remedy)
+
+
+def _proxies(settings: Settings) -> Iterator[Finding]:
+    """RULES C4: whoever may send a PROXY header has whatever address he likes."""
+    if any(network.prefixlen == 0 for network in settings.server.proxy_protocol_from):
+        problem = "every client may say that it has any address, and so is never locked out"
+        yield _warning("server.proxy_protocol_from", problem, "write the addresses of your load balancers")
 
 
 def _modes(settings: Settings) -> Iterator[Finding]:

@@ -98,7 +98,36 @@ def _not_negative(value: timedelta) -> timedelta:
     return value
 
 
+_WITHIN_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def _to_network(value: object) -> object:
+    """An address is a network of one. Raises ValueError with one sentence."""
+    if not isinstance(value, str):
+        return value
+    if "%" in value:
+        msg = "peers are compared without the zone of their address: leave it out"
+        raise ValueError(msg)
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        msg = "an IP address or a network is needed, as in 10.0.0.7 or 10.0.0.0/24"
+        raise ValueError(msg) from None
+    if "/" in value and ipaddress.ip_address(value.partition("/")[0]) != network.network_address:
+        msg = f"an address is not a network: write {network} for all of it"
+        raise ValueError(msg)
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_WITHIN_IPV6):
+        msg = "an IPv4 address within IPv6 is written as IPv4"
+        raise ValueError(msg)
+    return network
+
+
 ListenAddress = Annotated[Address, BeforeValidator(_to_address), PlainSerializer(str, return_type=str)]
+ProxyNetwork = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    BeforeValidator(_to_network),
+    PlainSerializer(str, return_type=str),
+]
 PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -122,6 +151,10 @@ class ServerSection(Section):
 
     admin_listen: ListenAddress | None = None
     """Address and port of a listener for `/admin` of its own. Without it `/admin` is on the EST listener."""
+
+    proxy_protocol_from: tuple[ProxyNetwork, ...] = ()
+    """Addresses and networks of the TCP load balancers in front of both listeners. Each of their connections must begin with a header of
+    the PROXY protocol, version 2, that says whose it is; nobody else may send one. Name the balancers and nobody else: the header is believed."""
 
     node: Identifier = Field(default_factory=_node_name)
     """Name of this server in the audit log and beside the database. Each server that shares a database needs another one.

@@ -51,6 +51,7 @@ from kipuka.http.generations import Generation, Generations
 from kipuka.http.health import HEALTH_PATHS, alive, is_probe, ready
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files, raise_open_files
 from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
+from kipuka.http.proxy_protocol import Proxies
 from kipuka.http.rates import Pace, RequestRate
 from kipuka.http.reports import open_reports
 from kipuka.http.responses import Answer, answer_error, to_json, to_text
@@ -320,6 +321,7 @@ async def serve_generations(
                 started=started,
                 stop=ceasing,
                 hasten=hasten,
+                proxies=Proxies(server.proxy_protocol_from),
             )
         finally:
             draining.cancel()

@@ -8,6 +8,10 @@ for its next request) is closed in favour of the newcomer: the one that has wait
 has most connections. Thus whoever fills the server with idle connections loses his own, and a client with few gets in. An address
 never displaces one that has fewer connections than itself, and a request under way is never cut off.
 
+Of a connection that a load balancer forwards the client is known only when its PROXY header has come, a moment later. Until
+then it is expected: it has no address to be counted for, makes no room and need not make any, and some may be expected beyond the last
+place, so that a full server still learns who asks for one. The balancer itself has no limit, its clients have theirs.
+
 There is no separate limit on handshakes under way. They count as connections, they are the first to be displaced, and each has
 its deadline; a limit of their own would only make it cheaper to shut out the others behind the same address.
 """
@@ -28,6 +32,10 @@ ConnectionLimit = Literal["max_connections", "max_connections_per_address", "dis
 
 _MOST_LINGERING = 64
 """How many displaced connections may still be sending their last octets. They hold a file each."""
+
+
+_MOST_BEYOND = 64
+"""How many connections may be expected when all places are taken: their headers are on the way."""
 
 
 class Guest(Protocol):
@@ -52,7 +60,7 @@ class _Group(Generic[G]):
 
 
 class Connections(Generic[G]):
-    """The open connections, each from `enter` to `leave`. It waits from the beginning until `begin_request`.
+    """The open connections, each from `enter`, or `expect`, to `leave`. It waits from the beginning until `begin_request`.
 
     `on_limit` hears why a connection was refused or displaced, and of which address, as `normal_address` gives it.
     """
@@ -64,18 +72,29 @@ class Connections(Generic[G]):
         self._groups: dict[str, _Group[G]] = {}
         self._home: dict[G, _Group[G]] = {}
         self._lingering: set[G] = set()
+        self._expected: set[G] = set()
         self._peak = 0
         # Groups that have somebody who waits, by their size; in each, the one that came there first is the first.
         self._ranks: dict[int, OrderedDict[_Group[G], None]] = {}
 
     def __len__(self) -> int:
-        return len(self._home)
+        return len(self._home) + len(self._expected)
 
     def __iter__(self) -> Iterator[G]:
-        return iter(tuple(self._home))
+        return iter((*self._home, *self._expected))
+
+    def expect(self, guest: G, proxy: str) -> bool:
+        """Whether a connection from a load balancer at `proxy` may come and say whose it is; `enter` follows."""
+        if len(self) - len(self._lingering) >= self._most + _MOST_BEYOND:
+            self._on_limit("max_connections", normal_address(proxy))
+            return False
+        self._expected.add(guest)
+        self._peak = max(self._peak, len(self))
+        return True
 
     def enter(self, guest: G, address: str) -> bool:
         """Whether there is room for a connection from `address`; if so it is counted from now on."""
+        self._expected.discard(guest)
         name = normal_address(address) if address else ""  # a client that was gone before it could be asked
         group = self._groups.get(name)
         if group is not None and len(group.members) >= self._most_per_address:
@@ -88,18 +107,19 @@ class Connections(Generic[G]):
         group.members.add(guest)
         group.waiting[guest] = None
         self._home[guest] = group
-        self._peak = max(self._peak, len(self._home))
+        self._peak = max(self._peak, len(self))
         self._place(group)
         return True
 
     def take_peak(self) -> int:
         """The largest number there was since this was asked last."""
-        peak, self._peak = self._peak, len(self._home)
+        peak, self._peak = self._peak, len(self)
         return peak
 
     def leave(self, guest: G) -> None:
         """It is gone. A second time nothing happens."""
         self._lingering.discard(guest)
+        self._expected.discard(guest)
         group = self._home.pop(guest, None)
         if group is None:
             return

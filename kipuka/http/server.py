@@ -49,6 +49,7 @@ from kipuka.http.http1 import HTTP1, Patience
 from kipuka.http.http2 import HTTP2
 from kipuka.http.limits import BACKLOG
 from kipuka.http.memory import tidy_after_crowds
+from kipuka.http.proxy_protocol import Proxies
 from kipuka.http.tls import HandshakeFailure, TLSProtocol, TLSTimeouts, TLSWriter
 
 __all__ = ["ASGIApplication", "Listener", "ServerLimits", "bind", "serve"]
@@ -116,6 +117,7 @@ async def serve(
     started: Callable[[Sequence[tuple[str, int]]], Awaitable[None]],
     stop: asyncio.Event,
     hasten: asyncio.Event | None = None,
+    proxies: Proxies | None = None,
 ) -> None:
     """Serve `app` until `stop` is set; when it returns, no connection and no task is left.
 
@@ -124,7 +126,7 @@ async def serve(
     `scope["state"]` has the lifespan's state, `connection` (`kipuka.api.values.Connection`), `generation` (that of the
     listener when it was accepted) and `path_cache`, a dictionary that is new with each connection. Stopping: nothing is
     accepted any more, idle connections are closed, requests whose header has arrived have `shutdown_timeout` to end, or until
-    `hasten` is set, then the rest is dropped. Raises `StartupError` when an address
+    `hasten` is set, then the rest is dropped. `proxies` are load balancers that say whose connections they forward. Raises `StartupError` when an address
     cannot be had or the application's start fails.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -136,7 +138,7 @@ async def serve(
         connections: Connections[TLSProtocol] = Connections(
             most=limits.max_connections, most_per_address=limits.max_connections_per_address, on_limit=on_limit
         )
-        server = _Server(app, limits, state, connections, on_handshake_failure)
+        server = _Server(app, limits, state, connections, on_handshake_failure, proxies=proxies or Proxies())
         tidying = asyncio.create_task(tidy_after_crowds(connections.__len__, connections.take_peak), name="tidying")
         try:
             for listener, listening in zip(listeners, sockets, strict=True):
@@ -225,12 +227,15 @@ class _Server:
         state: dict[str, Any],
         connections: Connections[TLSProtocol],
         on_handshake_failure: Callable[[HandshakeFailure], None],
+        *,
+        proxies: Proxies,
     ) -> None:
         self._app = app
         self._limits = limits
         self._state = state
         self._connections = connections
         self._on_handshake_failure = on_handshake_failure
+        self._proxies = proxies
         self._loop = asyncio.get_running_loop()
         self._config = _hypercorn_config(limits)
         self._context = WorkerContext(None)
@@ -249,6 +254,7 @@ class _Server:
                 on_connected=partial(self._connected, generation=listener.generation),
                 on_failure=self._on_handshake_failure,
                 connections=self._connections,
+                proxies=self._proxies,
             )
 
         self._servers.append(await self._loop.create_server(protocol, sock=listening, backlog=BACKLOG))

@@ -1,6 +1,6 @@
 """TLS by pyOpenSSL between an asyncio transport and a stream reader and writer.
 
-In the room: the server's context, the handshake with its deadline and its reasons for failing, what is known of a
+In the room: the server's context, the PROXY header before a handshake, the handshake with its deadline and its reasons for failing, what is known of a
 connection afterwards (the presented certificate as it is, channel bindings), back-pressure in both directions and
 the end of a connection. Not in the room: HTTP (`kipuka.http.server`), and whether a client certificate is good
 (`kipuka.x509`): beyond "an anchor has signed it" where a certificate is required, a handshake judges nothing.
@@ -32,6 +32,7 @@ from OpenSSL.crypto import X509, X509StoreFlags
 
 from kipuka.api.errors import StartupError
 from kipuka.api.values import Connection, PresentedCertificate
+from kipuka.http.proxy_protocol import HeaderReader, HeaderRefused, Proxies
 
 __all__ = [
     "ClientCertificates",
@@ -370,7 +371,7 @@ def failure_reason(error: SSL.Error, verify_error: int | None = None) -> tuple[s
     """The reason word of a failed handshake, and OpenSSL's text. `handshake_failed` is the word where no other fits.
 
     `verify_error` is OpenSSL's verification code where the client's certificate was refused. Besides the words from
-    OpenSSL there are `unknown_authority`, and those of the connection: `timeout`, `closed_by_client`,
+    OpenSSL there are `unknown_authority`, those of `kipuka.http.proxy_protocol`, and those of the connection: `timeout`, `closed_by_client`,
     `closed_without_data` (not an octet came: a port check), `displaced` (to make room for another) and `server_stopping`.
     """
     text = _error_text(error)
@@ -401,6 +402,10 @@ class OpenConnections(Protocol):
         """Whether it may stay. It is asked before anything is spent on TLS."""
         ...
 
+    def expect(self, guest: TLSProtocol, proxy: str, /) -> bool:
+        """Whether it may stay until it is known whose it is, when `enter` is asked."""
+        ...
+
     def leave(self, guest: TLSProtocol, /) -> None:
         """Its transport is gone."""
         ...
@@ -414,7 +419,8 @@ class TLSProtocol(asyncio.Protocol):
 
     `on_connected` is called once, after a good handshake, and starts whoever serves the connection. `on_failure` is
     called once, when there will be no good handshake. `connections` says whether there is room for it, and hears when it
-    has gone; where there is none, the connection is closed at once, and nobody else hears of it.
+    has gone; where there is none, the connection is closed at once, and nobody else hears of it. A connection from one of
+    `proxies` begins with a PROXY header, and is that of the client it names from then on.
     """
 
     def __init__(
@@ -426,6 +432,7 @@ class TLSProtocol(asyncio.Protocol):
         on_connected: Callable[[asyncio.StreamReader, TLSWriter, Connection], None],
         on_failure: Callable[[HandshakeFailure], None],
         connections: OpenConnections,
+        proxies: Proxies,
     ) -> None:
         self._context = context
         self._listener = listener
@@ -433,6 +440,8 @@ class TLSProtocol(asyncio.Protocol):
         self._on_connected = on_connected
         self._on_failure = on_failure
         self._connections = connections
+        self._proxies = proxies
+        self._header: HeaderReader | None = None  # while a PROXY header is to come
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._tls: SSL.Connection
@@ -458,22 +467,29 @@ class TLSProtocol(asyncio.Protocol):
         """The TCP connection is there: from now on the handshake has its deadline, if there is room for it."""
         self._transport = cast("asyncio.Transport", transport)
         self._address, self._port = _client(transport)
-        if not self._connections.enter(self, self._address):
-            self._closing = self._reported = self._read_all = True
-            self._transport.abort()
+        is_forwarded = self._address in self._proxies
+        admit = self._connections.expect if is_forwarded else self._connections.enter
+        if not admit(self, self._address):
+            self._turn_away()
             return
         self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        self._tls = SSL.Connection(self._context, None)  # None: memory BIOs
-        self._tls.set_accept_state()
         self.reader = asyncio.StreamReader(limit=_CHUNK, loop=self._loop)
         self.reader.set_transport(transport)  # else nothing would pause a client that sends faster than it is served
         self._timer = self._loop.call_later(self._timeouts.handshake, self._handshake_expired)
+        if is_forwarded:
+            self._header = HeaderReader()
+        else:
+            self._begin_tls()
 
     def data_received(self, data: bytes) -> None:
-        """Ciphertext came."""
+        """Ciphertext came, or what must come before it."""
         if self._closing:
             return  # the client goes on although we have ended; see `close`
         self._heard = True
+        if self._header is not None:
+            data = self._introduce(self._header, data)
+            if not data:
+                return
         try:
             self._tls.bio_write(data)
             if self._handshaken or self._handshake():
@@ -514,6 +530,38 @@ class TLSProtocol(asyncio.Protocol):
         self._writable.set()
         if self._lingering:
             self._end_our_side()
+
+    # the beginning
+
+    def _introduce(self, header: HeaderReader, data: bytes) -> bytes:
+        """Learn from a PROXY header whose connection it is; gives what came after it, where all that is settled."""
+        try:
+            found = header.feed(data)
+        except HeaderRefused as refused:
+            self._report(refused.reason, str(refused))
+            self.abort()
+            return b""
+        if found is None:
+            return b""
+        self._header = None
+        whole, rest = found
+        if whole.client is not None:
+            self._address, self._port = whole.client
+        if not self._connections.enter(self, self._address):
+            self._turn_away()
+            return b""
+        self._begin_tls()
+        return rest
+
+    def _begin_tls(self) -> None:
+        self._tls = SSL.Connection(self._context, None)  # None: memory BIOs
+        self._tls.set_accept_state()
+
+    def _turn_away(self) -> None:
+        """There is no room."""
+        self._cancel_timer()
+        self._closing = self._reported = self._read_all = True
+        self._transport.abort()
 
     # reading
 
@@ -736,7 +784,9 @@ class TLSProtocol(asyncio.Protocol):
         return self._tls.get_alpn_proto_negotiated() == _HTTP2
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """The transport's extra information."""
+        """The transport's extra information; the peer is the client, also where a load balancer stands between."""
+        if name == "peername":
+            return self._address, self._port
         return self._transport.get_extra_info(name, default)
 
 

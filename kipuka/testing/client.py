@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from OpenSSL import SSL, crypto
 
 from kipuka.testing.pki import Credential, Request
+from kipuka.testing.proxy_protocol import proxy_header
 
 __all__ = [
     "BASE_PATH",
@@ -387,6 +388,7 @@ class ESTClient:
     extended_master_secret: bool = True  # RFC 7627, for TLS 1.2; without it there is no usable tls-unique
     source: str | None = None  # a local address to call from, for instance 127.0.0.2: it has lock-outs of its own
     send_chain: bool = True
+    preamble: bytes = field(default=b"", repr=False)  # what goes before TLS, as a load balancer's PROXY header does
     timeout: float = 20
 
     def with_certificate(self, certificate: Credential | None, *, send_chain: bool = True) -> ESTClient:
@@ -401,6 +403,10 @@ class ESTClient:
         """The same caller from another local address."""
         return replace(self, source=source)
 
+    def forwarded_for(self, address: str, port: int = 40000) -> ESTClient:
+        """The same caller as a load balancer would forward it for a client at that address."""
+        return replace(self, preamble=proxy_header((address, port)))
+
     def connect(self) -> ESTConnection:
         """Open a connection and finish its handshake.
 
@@ -410,6 +416,7 @@ class ESTClient:
         context = self._context()
         source = None if self.source is None else (self.source, 0)
         plain = socket.create_connection((self.host, self.port), timeout=self.timeout, source_address=source)
+        plain.sendall(self.preamble)
         plain.setblocking(False)  # noqa: FBT003 - the socket module's own signature
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = SSL.Connection(context, plain)

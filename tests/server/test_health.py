@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import pytest
 
-from kipuka.http.supervisor import SECOND_THOUGHT
+from kipuka.http.supervisor import SECOND_THOUGHT, STOP_MARGIN
 from kipuka.testing.client import TLSAlert
 from kipuka.testing.clock import FakeClock
 from kipuka.testing.inprocess import InProcessServer
@@ -184,10 +184,13 @@ def test_told_to_stop_it_is_not_ready_but_serves_new_connections_until_the_delay
     assert process.wait(60) == 0
 
 
-def test_the_delay_comes_to_its_end_by_itself(kipuka_servers):
-    server = kipuka_servers({"server": {"workers": 2, "drain_delay": 1}})
+@pytest.mark.slow
+def test_the_delay_comes_to_its_end_by_itself_and_nobody_is_killed_meanwhile(kipuka_servers):
+    delay = STOP_MARGIN + 1  # what a worker has to end in, were the delay not counted
+    server = kipuka_servers({"server": {"workers": 2, "drain_delay": delay, "shutdown_timeout": 0.1}})
     server.wait_for_workers(2)
     assert server.stop() == 0
+    assert "worker_killed" not in server.stderr
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", server.port)):
         pass
 

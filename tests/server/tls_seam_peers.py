@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import json
 import tempfile
 import warnings
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 
 from OpenSSL import SSL, crypto
 
+from kipuka.http.proxy_protocol import Proxies
 from kipuka.http.server import Listener, ServerLimits, serve
 from kipuka.http.tls import HandshakeFailure, TLSMaterial, build_context
 from kipuka.testing.pki import Credential, make_root
@@ -213,6 +215,7 @@ async def running(
     min_version: Any = "1.2",
     http2: bool = False,
     host: str = "127.0.0.1",
+    proxies: Sequence[str] = (),
     **limits: float,
 ) -> AsyncGenerator[Running, None]:
     """A server in this event loop. Afterwards the loop has the tasks it had before, and no other."""
@@ -248,6 +251,7 @@ async def running(
             on_limit=lambda limit, address: met.append((limit, address)),
             started=started,
             stop=stop,
+            proxies=Proxies(tuple(map(ipaddress.ip_network, proxies))),
         )
     )
     waiting = asyncio.create_task(ready.wait())
@@ -314,15 +318,23 @@ class Peer:
 
     @classmethod
     async def connect(
-        cls, port: int, context: SSL.Context | None = None, host: str = "127.0.0.1", source: str | None = None
+        cls,
+        port: int,
+        context: SSL.Context | None = None,
+        host: str = "127.0.0.1",
+        source: str | None = None,
+        preamble: bytes = b"",
     ) -> Peer:
         local = None if source is None else (source, 0)
         reader, writer = await asyncio.open_connection(host, port, local_addr=local)
+        writer.write(preamble)
         return cls(reader, writer, context or client_context())
 
     @classmethod
-    async def ready(cls, port: int, context: SSL.Context | None = None, source: str | None = None) -> Peer:
-        peer = await cls.connect(port, context, source=source)
+    async def ready(
+        cls, port: int, context: SSL.Context | None = None, source: str | None = None, preamble: bytes = b""
+    ) -> Peer:
+        peer = await cls.connect(port, context, source=source, preamble=preamble)
         await peer.handshake()
         return peer
 

@@ -205,6 +205,20 @@ MATRIX = [
         changes=EVERYWHERE,
         id="admin everywhere without certificates",
     ),
+    warning(
+        "server.proxy_protocol_from",
+        "every client may say that it has any address",
+        "your load balancers",
+        changes={"server": {"proxy_protocol_from": ["10.0.0.0/8", "0.0.0.0/0"]}},
+        id="PROXY headers from everywhere",
+    ),
+    warning(
+        "server.proxy_protocol_from",
+        "never locked out",
+        "your load balancers",
+        changes={"server": {"proxy_protocol_from": ["::/0"]}},
+        id="PROXY headers from everywhere over IPv6",
+    ),
     # [tls]
     warning(
         "tls.key", "others than the server can read", "chmod 600", arrange=modes("tls/server.key", 0o644), id="key"
@@ -593,6 +607,7 @@ def test_a_weak_setting_is_told_with_its_remedy(look, row):
     [
         pytest.param({}, id="as kipuka init writes it"),
         pytest.param({"server": {"listen": "0.0.0.0:0"}}, id="for devices everywhere"),
+        pytest.param({"server": {"proxy_protocol_from": ["10.0.0.0/8", "::1"]}}, id="behind load balancers"),
         pytest.param({"server": {"listen": "0.0.0.0:0", "admin_listen": "127.0.0.1:0"}}, id="admin for itself"),
         pytest.param(
             {**EVERYWHERE, **admin_tls(mode="required", allow=["CN=alice"])}, id="administrators by certificate"

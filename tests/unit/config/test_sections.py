@@ -74,6 +74,44 @@ def test_what_is_no_address_is_refused(text):
         Address.parse(text)
 
 
+def proxies(tmp_path, *texts):
+    listed = ", ".join(f'"{text}"' for text in texts)
+    return settled(tmp_path, f"[server]\nproxy_protocol_from = [{listed}]\n" + GOOD).server.proxy_protocol_from
+
+
+def test_load_balancers_are_addresses_and_networks(tmp_path):
+    found = proxies(tmp_path, "10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "::1", "10.0.0.0/255.0.0.0")
+    assert [str(network) for network in found] == [
+        "10.0.0.0/8",
+        "192.0.2.1/32",
+        "2001:db8::/32",
+        "::1/128",
+        "10.0.0.0/8",
+    ]
+    assert settled(tmp_path, GOOD).server.proxy_protocol_from == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("10.0.0.1/8", "write 10.0.0.0/8 for all of it"),
+        ("balancer.example.com", "an IP address or a network is needed"),
+        ("", "an IP address or a network is needed"),
+        ("10.0.0.0/33", "an IP address or a network is needed"),
+        ("fe80::1%eth0", "leave it out"),
+        ("::ffff:10.0.0.1", "is written as IPv4"),
+    ],
+)
+def test_what_is_no_address_or_network_of_a_load_balancer_is_refused(tmp_path, text, words):
+    found = problems(tmp_path, f'[server]\nproxy_protocol_from = ["{text}"]\n' + GOOD)
+    assert words in found["server.proxy_protocol_from[0]"].problem
+
+
+@pytest.mark.parametrize("delay", ["-1", '"10"'])
+def test_the_delay_of_a_stop_is_not_negative(tmp_path, delay):
+    assert "server.drain_delay" in problems(tmp_path, f"[server]\ndrain_delay = {delay}\n" + GOOD)
+
+
 def test_every_mistake_is_reported_at_once(tmp_path):
     found = problems(
         tmp_path,

@@ -37,6 +37,13 @@ class House:
             assert self.connections.enter(visitor, address)
         return visitors
 
+    def expect(self, number: int = 1) -> list[Visitor]:
+        """Connections of a load balancer whose clients are not known yet."""
+        visitors = [Visitor() for _ in range(number)]
+        for visitor in visitors:
+            assert self.connections.expect(visitor, "10.0.0.1")
+        return visitors
+
     def enters(self, address: str) -> bool:
         return self.connections.enter(Visitor(address), address)
 
@@ -161,6 +168,47 @@ def test_a_lingering_one_is_not_counted_as_waiting_again() -> None:
     assert len(house.connections) == 1
 
 
+# --- behind a load balancer ---
+
+
+def test_the_balancer_has_no_limit_and_its_clients_have_theirs() -> None:
+    house = House(most_per_address=2)
+    first, second, third, other = house.expect(4)
+    assert house.connections.enter(first, "192.0.2.1")
+    assert house.connections.enter(second, "192.0.2.1")
+    assert not house.connections.enter(third, "192.0.2.1")
+    assert house.connections.enter(other, "192.0.2.2")
+    house.connections.leave(third)
+    assert len(house.connections) == 3
+    assert house.met == [("max_connections_per_address", "192.0.2.1")]
+
+
+def test_one_that_is_expected_makes_no_room_and_takes_none_until_it_is_known() -> None:
+    house = House(most=3)
+    inside = house.let_in("192.0.2.1", 2) + house.let_in("192.0.2.2")
+    (newcomer,) = house.expect()
+    assert not any(visitor.dismissed for visitor in inside)
+    assert house.enters("192.0.2.3")
+    assert not newcomer.dismissed
+    assert [visitor.dismissed for visitor in inside] == [True, False, False]
+    assert house.connections.enter(newcomer, "192.0.2.3")
+    assert [visitor.dismissed for visitor in inside] == [True, False, False], "of its own address one had to go"
+
+
+def test_those_that_are_expected_are_bounded_and_counted() -> None:
+    house = House(most=10)
+    expected = house.expect(74)
+    assert len(house.connections) == 74
+    assert set(house.connections) == set(expected)
+    assert not house.connections.expect(Visitor(), "10.0.0.1")
+    assert house.met == [("max_connections", "10.0.0.1")]
+    assert house.connections.take_peak() == 74
+    for visitor in expected:
+        house.connections.leave(visitor)
+    assert len(house.connections) == 0
+    house.expect(74)
+
+
 def test_whatever_happens_the_limits_hold_and_nothing_is_left() -> None:
     chance = random.Random(4)
     house = House(most=20, most_per_address=7)
@@ -170,8 +218,12 @@ def test_whatever_happens_the_limits_hold_and_nothing_is_left() -> None:
         match chance.randrange(4):
             case 0 | 1:
                 visitor = Visitor(f"192.0.2.{chance.randrange(9)}")
+                if chance.random() < 0.5:
+                    assert house.connections.expect(visitor, "10.0.0.1")
                 if house.connections.enter(visitor, visitor.address):
                     inside.append(visitor)
+                else:
+                    house.connections.leave(visitor)
             case 2 if inside:
                 house.connections.leave(inside.pop(chance.randrange(len(inside))))
             case _ if inside:

@@ -12,6 +12,7 @@ from OpenSSL import SSL
 
 from kipuka.api.errors import StartupError
 from kipuka.http.connections import Connections
+from kipuka.http.proxy_protocol import Proxies
 from kipuka.http.tls import (
     TLSMaterial,
     TLSProtocol,
@@ -177,6 +178,7 @@ async def test_a_writer_speaks_of_broken_connections_as_streams_do(tmp_path: Pat
         on_connected=lambda _reader, _writer, _connection: None,
         on_failure=lambda _failure: None,
         connections=Connections(most=1, most_per_address=1, on_limit=lambda _limit, _address: None),
+        proxies=Proxies(),
     )
     broken: Any = protocol
     broken._tls, broken._transport = RefusesToWrite(), Transport()
@@ -205,6 +207,7 @@ async def test_a_listener_of_failures_that_fails_itself_does_not_keep_the_connec
             on_connected=lambda _reader, _writer, _connection: None,
             on_failure=fails,
             connections=connections,
+            proxies=Proxies(),
         ),
         "127.0.0.1",
         0,
