@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from OpenSSL import SSL, crypto
 
 from kipuka.http.tls import tls_server_end_point
+from kipuka.testing.peer import Peer, client_context
 
-from .tls_seam_peers import NO_EXTENDED_MASTER_SECRET, SERVER, App, Peer, client_context, running
+from .tls_seam_peers import NO_EXTENDED_MASTER_SECRET, SERVER, App, running
 
 VERSIONS = ["1.2", "1.3"]
 
