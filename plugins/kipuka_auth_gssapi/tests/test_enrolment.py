@@ -244,6 +244,14 @@ def test_an_exchange_is_bound_to_its_connection(server, alice):
         assert failed["data"]["reason"] == "no_such_exchange"
 
 
+def test_a_client_that_begins_anew_on_its_connection_is_heard(server, alice):
+    """What it began before and left says nothing against its ticket."""
+    with server.client().connect() as connection:
+        for _ in range(2):
+            assert token_of(leg(server, connection, alice.token(flags=THREE_LEGS)))
+        assert subject_of(leg(server, connection, alice.token())).startswith("CN=alice@")
+
+
 def test_a_bad_certificate_does_not_end_an_exchange(server, alice):
     """The chapter, Authentication Precedence: any method that succeeds; RULES C3."""
     foreign = server.deployment.authority().issue_client("holder", not_after=yesterday())
