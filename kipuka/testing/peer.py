@@ -47,12 +47,12 @@ def client_context(
     if credential is not None:
         leaf = crypto.load_certificate(crypto.FILETYPE_ASN1, credential.der)
         with warnings.catch_warnings():
-            # what cryptography cannot parse can be given to pyOpenSSL only in its own, deprecated, form
+            # what cryptography cannot parse can be given to pyOpenSSL only in its own, deprecated, form; so can a key of ML-DSA
             warnings.simplefilter("ignore", DeprecationWarning)
             context.use_certificate(leaf)
+            context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, credential.key_pem()))
         for above in credential.chain:
             context.add_extra_chain_cert(above.certificate)
-        context.use_privatekey(credential.key)
     return context
 
 
