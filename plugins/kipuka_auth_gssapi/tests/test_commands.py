@@ -6,9 +6,6 @@ import json
 
 import pytest
 
-from kipuka.testing.pki import make_root
-from kipuka.testing.server import ServerDied
-
 SECTION = {
     "keytab": "none.keytab",
     "service_principal": "HTTP/est.example.com@EXAMPLE.COM",
@@ -61,22 +58,3 @@ def test_a_host_is_shown_with_its_name(look):
 )
 def test_who_is_not_mapped_is_told_why(look, principal, code, words):
     assert words in look(principal, expect=code).stderr
-
-
-@pytest.mark.kerberos
-@pytest.mark.server
-@pytest.mark.parametrize("kind", ["ed25519", "mldsa65"])
-def test_a_channel_binding_cannot_be_required_where_it_is_undefined(deploy, kind):
-    """RFC 5929, 4.1: by `kipuka check` and by the start, with a server certificate whose signature has no hash."""
-    deployment = deploy(gssapi={"channel_binding": "required"})
-    deployment.kipuka("check")
-    server, tls = make_root(key=kind).issue_server("localhost", "127.0.0.1"), deployment.settings["tls"]
-    (deployment.directory / tls["cert"]).write_bytes(server.pem)
-    (deployment.directory / tls["key"]).write_bytes(server.key_pem())
-    said = deployment.kipuka("check", expect=3)
-    assert "gssapi.channel_binding" in said.stdout + said.stderr
-    assert "tls-server-end-point is undefined" in said.stdout + said.stderr
-    with pytest.raises(ServerDied, match="tls-server-end-point is undefined"):
-        deployment.serve().start()
-    deployment.configure({"gssapi": {"channel_binding": "when_sent"}})
-    deployment.kipuka("check")
