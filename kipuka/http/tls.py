@@ -16,6 +16,7 @@ import contextlib
 import ipaddress
 import secrets
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, X509StoreFlags
+from OpenSSL.crypto import FILETYPE_ASN1, X509, X509StoreFlags, load_privatekey
+from OpenSSL.crypto import Error as OpenSSLError
 
 from kipuka.api.errors import StartupError
 from kipuka.api.values import Connection, PresentedCertificate
@@ -160,11 +163,22 @@ def _load_material(context: SSL.Context, material: TLSMaterial) -> None:
     except SSL.Error as error:  # for instance a key that is too short for OpenSSL's security level
         raise StartupError(f"OpenSSL refuses {material.certificate}: {_error_text(error)}") from error
     try:
-        context.use_privatekey(cast("Any", key))  # which types it takes depends on OpenSSL; it says so itself
+        _use_key(context, key)
         context.check_privatekey()
-    except (SSL.Error, TypeError) as error:
+    except (SSL.Error, OpenSSLError) as error:
         raise StartupError(f"the key {material.key} does not belong to {material.certificate}") from error
     context.set_app_data(tls_server_end_point(chain[0]))
+
+
+def _use_key(context: SSL.Context, key: PrivateKeyTypes) -> None:
+    try:
+        context.use_privatekey(cast("Any", key))  # which types it takes depends on OpenSSL; it says so itself
+    except TypeError:
+        # pyOpenSSL takes no ML-DSA key over from cryptography. One that OpenSSL has read it takes, and calls deprecated.
+        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.use_privatekey(load_privatekey(FILETYPE_ASN1, der))
 
 
 def _ask_for_certificate(context: SSL.Context, mode: ClientCertificates, anchors: Sequence[x509.Certificate]) -> None:

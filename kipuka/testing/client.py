@@ -454,7 +454,10 @@ class ESTClient:
                 file.write(self.certificate.chain_pem if self.send_chain else self.certificate.pem)
                 file.flush()
                 context.use_certificate_chain_file(file.name)
-            context.use_privatekey(self.certificate.key)
+            with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # so may the key: ML-DSA
+                file.write(self.certificate.key_pem())
+                file.flush()
+                context.use_privatekey_file(file.name)
         return context
 
     def request(

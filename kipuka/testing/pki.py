@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,6 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kipuka.testing import der
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import mldsa  # which older releases of the library lack
 
 __all__ = [
     "CLIENT_AUTH",
@@ -45,9 +48,22 @@ __all__ = [
     "sign",
 ]
 
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+PrivateKey: TypeAlias = "rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey | mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey"
 KeyKind = Literal[
-    "rsa1024", "rsa2048", "rsa3072", "rsa4096", "p224", "p256", "p384", "p521", "k256", "ed25519", "ed448"
+    "rsa1024",
+    "rsa2048",
+    "rsa3072",
+    "rsa4096",
+    "p224",
+    "p256",
+    "p384",
+    "p521",
+    "k256",
+    "ed25519",
+    "ed448",
+    "mldsa44",
+    "mldsa65",
+    "mldsa87",
 ]
 SignatureKind = Literal["md5", "sha1", "sha256", "sha384", "sha512", "pss"]
 
@@ -82,6 +98,13 @@ _ECDSA_ALGORITHMS = {
     "sha384": "1.2.840.10045.4.3.3",
     "sha512": "1.2.840.10045.4.3.4",
 }
+_PURE_ALGORITHMS = {  # RFC 8410, 3; RFC 9881, 2: a key of these signs in one way, which hashes nothing before
+    "Ed25519PrivateKey": "1.3.101.112",
+    "Ed448PrivateKey": "1.3.101.113",
+    "MLDSA44PrivateKey": "2.16.840.1.101.3.4.3.17",
+    "MLDSA65PrivateKey": "2.16.840.1.101.3.4.3.18",
+    "MLDSA87PrivateKey": "2.16.840.1.101.3.4.3.19",
+}
 _KEY_USAGES = (
     "digital_signature",
     "content_commitment",
@@ -101,9 +124,23 @@ def make_key(kind: KeyKind = "p256") -> PrivateKey:
         return ed25519.Ed25519PrivateKey.generate()
     if kind == "ed448":
         return ed448.Ed448PrivateKey.generate()
+    if kind in {"mldsa44", "mldsa65", "mldsa87"}:
+        return _make_mldsa_key(kind)
     if kind.startswith("rsa"):
         return rsa.generate_private_key(public_exponent=65537, key_size=int(kind.removeprefix("rsa")))
     return ec.generate_private_key(_CURVES[kind]())
+
+
+def _make_mldsa_key(kind: str) -> PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import mldsa  # see above
+
+    match kind:
+        case "mldsa44":
+            return mldsa.MLDSA44PrivateKey.generate()
+        case "mldsa65":
+            return mldsa.MLDSA65PrivateKey.generate()
+        case _:
+            return mldsa.MLDSA87PrivateKey.generate()
 
 
 def common_name(text: str) -> x509.Name:
@@ -112,7 +149,9 @@ def common_name(text: str) -> x509.Name:
 
 
 def sign(key: PrivateKey, content: bytes, kind: SignatureKind = "sha256") -> tuple[bytes, bytes]:
-    """Sign, and answer the DER AlgorithmIdentifier and the signature. Edwards keys have one kind of signature only."""
+    """Sign, and answer the DER AlgorithmIdentifier and the signature. Keys of Edwards curves and
+    of ML-DSA have one kind of signature only.
+    """
     if isinstance(key, rsa.RSAPrivateKey):
         if kind == "pss":
             sha256 = der.algorithm("2.16.840.1.101.3.4.2.1", der.null())
@@ -127,8 +166,7 @@ def sign(key: PrivateKey, content: bytes, kind: SignatureKind = "sha256") -> tup
         return algorithm, key.sign(content, padding.PKCS1v15(), _HASHES[kind]())
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return der.algorithm(_ECDSA_ALGORITHMS[kind]), key.sign(content, ec.ECDSA(_HASHES[kind]()))
-    oid = "1.3.101.112" if isinstance(key, ed25519.Ed25519PrivateKey) else "1.3.101.113"
-    return der.algorithm(oid), key.sign(content)
+    return der.algorithm(_PURE_ALGORITHMS[type(key).__name__]), key.sign(content)
 
 
 def _algorithm_of(key: PrivateKey, kind: SignatureKind) -> bytes:

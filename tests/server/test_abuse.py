@@ -17,9 +17,8 @@ from OpenSSL import SSL
 
 from kipuka.testing.client import basic, encode_body
 from kipuka.testing.measure import family, resident_octets
+from kipuka.testing.peer import Peer, client_context
 from kipuka.testing.pki import make_csr
-
-from .tls_seam_peers import Peer, client_context
 
 pytestmark = pytest.mark.server
 

@@ -10,9 +10,8 @@ import pytest
 
 from kipuka.testing import der
 from kipuka.testing.client import basic, encode_body
+from kipuka.testing.http2 import HTTP2Peer
 from kipuka.testing.pki import Attribute, make_csr
-
-from .http2_peer import HTTP2Peer
 
 pytestmark = pytest.mark.server
 

@@ -9,8 +9,7 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from kipuka.http.http2 import MOST_STREAMS
-
-from .http2_peer import (
+from kipuka.testing.http2 import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -28,7 +27,9 @@ from .http2_peer import (
     frame,
     headers,
 )
-from .tls_seam_peers import CLIENT_CA, Peer, client_context, running
+from kipuka.testing.peer import Peer, client_context
+
+from .tls_seam_peers import CLIENT_CA, running
 
 
 async def good_client_is_served(port: int) -> None:

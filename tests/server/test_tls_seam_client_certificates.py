@@ -11,18 +11,10 @@ import pytest
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
+from kipuka.testing.peer import Peer, client_context
 from kipuka.testing.pki import CLIENT_AUTH, SERVER_AUTH, Credential, make_root
 
-from .tls_seam_peers import (
-    CLIENT_CA,
-    CLIENT_ROOT,
-    SERVER_ROOT,
-    STRANGER_ROOT,
-    Peer,
-    Running,
-    client_context,
-    running,
-)
+from .tls_seam_peers import CLIENT_CA, CLIENT_ROOT, SERVER_ROOT, STRANGER_ROOT, Running, running
 
 VERSIONS = ["1.2", "1.3"]
 NOW = datetime.now(UTC)

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from .tls_seam_peers import Peer, running
+from kipuka.testing.peer import Peer
+
+from .tls_seam_peers import running
 
 HEADER = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
 

@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from OpenSSL import SSL, crypto
 
 from kipuka.http.tls import tls_server_end_point
+from kipuka.testing.peer import Peer, client_context
+from kipuka.testing.pki import KeyKind, make_root
 
-from .tls_seam_peers import NO_EXTENDED_MASTER_SECRET, SERVER, App, Peer, client_context, running
+from .tls_seam_peers import NO_EXTENDED_MASTER_SECRET, SERVER, App, running
 
 VERSIONS = ["1.2", "1.3"]
 
@@ -119,6 +121,19 @@ async def test_tls_server_end_point_is_that_of_the_certificate_the_client_sees()
         seen = peer.tls.get_peer_certificate(as_cryptography=True)
         assert seen is not None
         assert server.app.connections[0].tls_server_end_point == tls_server_end_point(seen)
+        await peer.close()
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "mldsa44", "mldsa65", "mldsa87"])
+async def test_a_certificate_whose_signature_has_no_hash_is_served_and_has_no_end_point(kind: KeyKind) -> None:
+    """RFC 5929, 4.1; post-quantum signatures (RFC 9881) are for TLS 1.3 only."""
+    async with running(server=make_root(key=kind).issue_server(key=kind)) as server:
+        peer = await Peer.ready(server.port)
+        assert (await peer.get())[0] == 200
+        seen = peer.tls.get_peer_certificate(as_cryptography=True)
+        assert seen is not None
+        assert type(seen.public_key()).__name__.lower().startswith(kind)
+        assert server.app.connections[0].tls_server_end_point is None
         await peer.close()
 
 

@@ -13,7 +13,9 @@ import pytest
 from quart import Quart, request
 from structlog.testing import capture_logs
 
-from .tls_seam_peers import SERVER_ROOT, Peer, client_context, running
+from kipuka.testing.peer import Peer, client_context
+
+from .tls_seam_peers import SERVER_ROOT, running
 
 VERSIONS = ["1.2", "1.3"]
 

@@ -7,7 +7,9 @@ import contextlib
 
 import pytest
 
-from .tls_seam_peers import Peer, client_context, running
+from kipuka.testing.peer import Peer, client_context
+
+from .tls_seam_peers import running
 
 
 async def octets_until_the_end(peer: Peer) -> bytes:

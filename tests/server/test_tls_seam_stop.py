@@ -14,8 +14,9 @@ from OpenSSL import SSL
 from kipuka.api.errors import StartupError
 from kipuka.http.server import Listener, serve
 from kipuka.http.tls import TLSMaterial, build_context
+from kipuka.testing.peer import Peer
 
-from .tls_seam_peers import QUICK, SERVER, App, Peer, running
+from .tls_seam_peers import QUICK, SERVER, App, running
 
 
 async def test_stop_closes_idle_connections_promptly() -> None:

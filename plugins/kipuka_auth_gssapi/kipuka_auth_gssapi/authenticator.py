@@ -43,6 +43,7 @@ FAILED = "GSSAPI authentication failed"
 NOT_MAPPED = "principal not mapped"
 
 _INITIAL_TOKEN = b"\x60"  # RFC 2743, 3.1: what every exchange begins with
+_NEXT_TOKEN = b"\xa1"  # RFC 4178, 4.2.2: NegTokenResp, which only goes on with what was begun
 _NTLM = b"NTLMSSP\0"
 
 
@@ -84,13 +85,21 @@ class GSSAPIAuthenticator:
                 return self._recognise(step)
 
     async def _step(self, token: bytes | None, connection: Connection) -> Accepted | Unfinished | Failure:
-        """Hand the token to the library, where that can lead to anything."""
-        context = self.exchanges.take(connection.id)
+        """Hand the token to the library, where that can lead to anything.
+
+        Only a token that goes on with an exchange takes the one that waits on the connection: over HTTP/2 it may be another
+        stream's, which whoever brings a ticket of his own neither needs nor ends.
+        """
         if token is None:
             return Failure(reason="malformed_token", explanation="the token is not base64")
-        early = None if context is not None else _early_failure(token)
-        if early is not None:
-            return early
+        context = None
+        if token.startswith(_NEXT_TOKEN):
+            context = self.exchanges.take(connection.id)
+            if context is None:
+                explanation = "the token goes on with an exchange that this connection has not, or has no longer"
+                return Failure(reason="no_such_exchange", explanation=explanation)
+        elif not token.startswith(_INITIAL_TOKEN):
+            return _foreign(token)
         binding = binding_data(connection.tls_server_end_point)
         if self._must_bind and binding is None:
             explanation = "the server's certificate has no tls-server-end-point binding"
@@ -144,15 +153,10 @@ def binding_data(tls_server_end_point: bytes | None) -> bytes | None:
     return None if tls_server_end_point is None else b"tls-server-end-point:" + tls_server_end_point
 
 
-def _early_failure(token: bytes) -> Failure | None:
-    """What can be said without the library of a token that should begin an exchange."""
-    if token.startswith(_INITIAL_TOKEN):
-        return None
+def _foreign(token: bytes) -> Failure:
+    """What is said of a token that neither begins an exchange nor goes on with one."""
     if token.startswith(_NTLM):
         return Failure(reason="ntlm_token", explanation="the client offers NTLM, so it has found no ticket")
-    if token[:1] == b"\xa1":  # RFC 4178, 4.2.2: NegTokenResp, which only goes on with what was begun
-        explanation = "the token goes on with an exchange that this connection has not, or has no longer"
-        return Failure(reason="no_such_exchange", explanation=explanation)
     return Failure(reason="malformed_token", explanation="the token is not one of GSSAPI")
 
 

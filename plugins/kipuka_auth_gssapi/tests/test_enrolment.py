@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -77,6 +79,13 @@ def test_a_ticket_gets_a_certificate_with_the_mapped_name(server, realm, princip
     issued = event_of(server, answer, "certificate_issued")
     assert issued["data"]["method"] == "gssapi"
     assert issued["identity"] == f"gssapi:{principal}@{REALM}"
+
+
+def test_a_ticket_for_any_of_several_service_principals_is_good(server, realm):
+    """One server, several names in the URL."""
+    tickets = realm.kdc.kinit("alice")
+    for service in (SERVICE, REKEYED):
+        assert subject_of(enrol(server, tickets.token(service))).startswith("CN=alice@")
 
 
 def test_a_principal_of_special_characters_is_one_value_of_one_attribute(server, realm):
@@ -244,6 +253,14 @@ def test_an_exchange_is_bound_to_its_connection(server, alice):
         assert failed["data"]["reason"] == "no_such_exchange"
 
 
+def test_a_client_that_begins_anew_on_its_connection_is_heard(server, alice):
+    """What it began before and left says nothing against its ticket."""
+    with server.client().connect() as connection:
+        for _ in range(2):
+            assert token_of(leg(server, connection, alice.token(flags=THREE_LEGS)))
+        assert subject_of(leg(server, connection, alice.token())).startswith("CN=alice@")
+
+
 def test_a_bad_certificate_does_not_end_an_exchange(server, alice):
     """The chapter, Authentication Precedence: any method that succeeds; RULES C3."""
     foreign = server.deployment.authority().issue_client("holder", not_after=yesterday())
@@ -347,6 +364,37 @@ def test_a_keytab_that_is_gone_is_the_servers_trouble(strict_server, realm):
     assert answer.header("Retry-After")
     keytab.write_bytes(keys)
     assert enrol(strict_server, bob.token(bindings=binding)).status == 200
+
+
+def test_whoever_brings_no_ticket_does_not_wait_for_the_library(deploy, realm, alice):
+    """Its calls block: here on a keytab that is a pipe, from which nothing comes until the test lets go of it."""
+    deployment = deploy(gssapi={"keytab": "own.keytab"}, server={"workers": 1})
+    keytab, keys = deployment.directory / "own.keytab", realm.keytab.read_bytes()
+    keytab.write_bytes(keys)
+    with deployment.serve() as server, ThreadPoolExecutor() as threads:
+        token = server.make_token("device")
+        keytab.unlink()
+        os.mkfifo(keytab)
+        stuck = threads.submit(enrol, server, alice.token())
+        pipe = wait_until(lambda: opened_for_writing(keytab), what="a reader of the keytab")
+        try:
+            assert server.client().cacerts().status == 200
+            assert subject_of(server.client().enroll(make_csr(), token=token.value)) == "CN=device"
+            assert not stuck.done()
+        finally:
+            keytab.unlink()
+            keytab.write_bytes(keys)
+            os.close(pipe)
+        assert stuck.result().status in {200, 503}
+        assert enrol(server, alice.token()).status == 200
+
+
+def opened_for_writing(pipe):
+    """A descriptor, once somebody reads at the other end."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 def test_no_token_is_in_the_log_or_the_database(server, alice):

@@ -22,7 +22,7 @@ from kipuka.http.tls import (
     failure_reason,
     tls_server_end_point,
 )
-from kipuka.testing.pki import Credential, make_root
+from kipuka.testing.pki import Credential, KeyKind, make_root
 
 ROOT = make_root()
 
@@ -32,13 +32,16 @@ def material(directory: Path, credential: Credential, **changes: object) -> TLSM
     return TLSMaterial(**{"certificate": certificate, "key": key} | changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["rsa2048", "rsa4096", "p256", "p384", "p521", "ed25519"])
+@pytest.mark.parametrize(
+    "kind", ["rsa2048", "rsa4096", "p256", "p384", "p521", "ed25519", "mldsa44", "mldsa65", "mldsa87"]
+)
 def test_a_context_takes_every_usual_key(tmp_path: Path, kind: str) -> None:
     assert build_context(material(tmp_path, ROOT.issue_server(key=kind)))  # type: ignore[arg-type]
 
 
-def test_a_key_may_be_encrypted(tmp_path: Path) -> None:
-    server = ROOT.issue_server()
+@pytest.mark.parametrize("kind", ["p256", "mldsa65"])
+def test_a_key_may_be_encrypted(tmp_path: Path, kind: KeyKind) -> None:
+    server = ROOT.issue_server(key=kind)
     key = tmp_path / "encrypted.key"
     key.write_bytes(server.key_pem(b"secret"))
     assert build_context(material(tmp_path, server, key=key, password=b"secret"))
@@ -72,9 +75,10 @@ def test_a_file_that_cannot_be_read_as_pem_is_named(tmp_path: Path) -> None:
         build_context(material(tmp_path, server, key=odd))
 
 
-def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["p256", "p384", "ed25519", "mldsa65"])
+def test_a_key_of_another_certificate_is_refused(tmp_path: Path, kind: KeyKind) -> None:
     other = tmp_path / "other.key"
-    other.write_bytes(ROOT.issue_server().key_pem())
+    other.write_bytes(ROOT.issue_server(key=kind).key_pem())
     with pytest.raises(StartupError, match="does not belong to"):
         build_context(material(tmp_path, ROOT.issue_server(), key=other))
 
@@ -112,9 +116,13 @@ def test_server_end_point_uses_the_hash_of_the_signature(
     assert tls_server_end_point(certificate) == certificate.fingerprint(algorithm)
 
 
-def test_server_end_point_is_undefined_without_a_single_hash() -> None:
-    """RFC 5929, 4.1."""
-    assert tls_server_end_point(make_root(key="ed25519").issue_server().certificate) is None
+@pytest.mark.parametrize("kind", ["ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87"])
+def test_server_end_point_is_undefined_without_a_single_hash(kind: KeyKind) -> None:
+    """RFC 5929, 4.1: what counts is the signature on the certificate, not the key in it."""
+    root = make_root(key=kind)
+    assert tls_server_end_point(root.issue_server().certificate) is None
+    own = ROOT.issue_server(key=kind).certificate
+    assert tls_server_end_point(own) == own.fingerprint(hashes.SHA256())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An HTTP/2 client over the TLS seam that can also send what no client should.
+"""An HTTP/2 client that can also send what no client should.
 
 In the room: `HTTP2Peer` (the h2 library over a `Peer`), and frames by hand. Not in the room: any assertion about the server.
 """
@@ -18,7 +18,29 @@ from h2.exceptions import H2Error
 from hpack import Encoder
 from OpenSSL import SSL
 
-from .tls_seam_peers import Peer, client_context
+from kipuka.testing.peer import Peer, client_context
+from kipuka.testing.pki import Credential
+
+__all__ = [
+    "ACK",
+    "CONTINUATION",
+    "DATA",
+    "END_HEADERS",
+    "END_STREAM",
+    "GOAWAY",
+    "HEADERS",
+    "PADDED",
+    "PING",
+    "PRIORITY",
+    "REQUEST",
+    "RST_STREAM",
+    "SETTINGS",
+    "WINDOW_UPDATE",
+    "Answer",
+    "HTTP2Peer",
+    "frame",
+    "headers",
+]
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
@@ -37,8 +59,11 @@ def headers(fields: Sequence[tuple[str, str]] = REQUEST) -> bytes:
 
 @dataclass
 class Answer:
+    """What came on one stream so far: fields by name, where the last of a name counts, and all of them in `fields`."""
+
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    fields: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     body: bytes = b""
     ended: bool = False
     reset: int | None = None
@@ -65,9 +90,14 @@ class HTTP2Peer:
         self.takes = True  # gives the server room for what it took
 
     @classmethod
-    async def ready(cls, port: int, *, settings: bool = True, credential=None, source: str | None = None) -> Self:
+    async def ready(
+        cls, port: int, *, settings: bool = True, credential: Credential | None = None, source: str | None = None
+    ) -> Self:
+        """A connection that speaks HTTP/2. Raises AssertionError where the server does not choose it."""
         peer = await Peer.ready(port, client_context(alpn=[b"h2", b"http/1.1"], credential=credential), source=source)
-        assert peer.tls.get_alpn_proto_negotiated() == b"h2"
+        if peer.tls.get_alpn_proto_negotiated() != b"h2":
+            msg = "the server has not chosen HTTP/2"
+            raise AssertionError(msg)
         made = cls(peer)
         made.h2.initiate_connection()
         if settings:
@@ -75,6 +105,7 @@ class HTTP2Peer:
         return made
 
     async def flush(self) -> None:
+        """Send what the library has to say."""
         if data := self.h2.data_to_send():
             await self.peer.send(data)
 
@@ -106,6 +137,7 @@ class HTTP2Peer:
         return stream
 
     async def upload(self, stream: int, body: bytes, *, end: bool = True) -> None:
+        """Send a body as fast as the server gives room."""
         while body and self.answers[stream].reset is None and not self.ended:
             room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
             if room <= 0:
@@ -146,8 +178,9 @@ class HTTP2Peer:
         match event:
             case events.ResponseReceived():
                 answer = self.answers[event.stream_id]
-                answer.headers = dict(event.headers)
-                answer.status = int(answer.headers.pop(":status"))
+                (_, status), *answer.fields = [(str(name), str(value)) for name, value in event.headers or ()]
+                answer.status = int(status)
+                answer.headers = dict(answer.fields)
             case events.InformationalResponseReceived():
                 self.informational.append(event.stream_id)
             case events.DataReceived():
@@ -168,8 +201,9 @@ class HTTP2Peer:
                     raise ConnectionAbortedError(f"the end before the answer (GOAWAY {self.goaway})")
         return answer
 
-    async def get(self, path: str = "/", **more) -> Answer:
-        return await self.response(await self.request(path, **more))
+    async def get(self, path: str = "/", *, more: Sequence[tuple[str, str]] = ()) -> Answer:
+        """Ask, and take the answer."""
+        return await self.response(await self.request(path, more=more))
 
     async def rest(self) -> None:
         """Take everything up to the end."""
