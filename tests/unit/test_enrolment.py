@@ -159,8 +159,8 @@ class Recognising:
     def require_some_credential(self, credentials):
         del credentials
 
-    async def recognise(self, _credentials, *, cache, accept):
-        del cache
+    async def recognise(self, _credentials, *, cache, accept, recall):
+        del cache, recall
         denied = await accept(self.winner)
         if denied is not None:
             raise BackendUnavailable(denied.detail, reason=denied.reason)
