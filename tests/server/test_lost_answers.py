@@ -9,11 +9,12 @@ from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from kipuka.testing.client import basic, bearer, encode_body, est_path
 from kipuka.testing.clock import FakeClock
 from kipuka.testing.inprocess import STEPS, InProcessServer
-from kipuka.testing.pki import make_csr, make_key, make_root
+from kipuka.testing.pki import Credential, make_csr, make_key, make_root
 from kipuka.testing.server import wait_until
 
 from .load import connections_by_worker, rows
@@ -394,6 +395,25 @@ def test_a_revoked_client_certificate_asks_for_nothing(server):
     server.admin("POST", f"/admin/certificates/{fingerprint_of(device)}/revoke", {"reason": "superseded"})
     answer = server.client(device).reenroll(csr)
     assert refused(answer) == (403, "client certificate revoked")
+
+
+def test_a_client_certificate_that_is_revoked_while_its_retry_is_under_way_gets_nothing(stepwise):
+    """RULES B2: looked at once more in the transaction that writes the retry down."""
+    token, key = stepwise.make_token("too-late"), make_key()
+    first = stepwise.client().enroll(make_csr(common_name="too-late", key=key), token=token)
+    device = Credential(key=key, der=first.certificate.public_bytes(Encoding.DER))
+    csr = make_csr(device.subject)
+    assert stepwise.client(device).reenroll(csr).status == 200
+    gate = stepwise.stop_at("record")
+    answers = []
+    retry = threading.Thread(target=lambda: answers.append(stepwise.client(device).reenroll(csr)))
+    retry.start()
+    gate.wait()
+    path = f"/admin/certificates/{fingerprint(first)}/revoke"
+    assert stepwise.admin("POST", path, {"reason": "superseded"}).status == 200
+    gate.open()
+    retry.join(30)
+    assert refused(answers[0]) == (403, "client certificate revoked")
 
 
 def fingerprint_of(credential):
