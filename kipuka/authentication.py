@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import structlog
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -25,8 +25,10 @@ from kipuka.api import (
     BackendUnavailable,
     CertificateProblem,
     CertificateRequired,
+    Claim,
     ClientCertificate,
     Continue,
+    CountsFailures,
     Credentials,
     DenialKind,
     Denied,
@@ -61,6 +63,8 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 CERTIFICATE_METHOD = "mtls"
 CERTIFICATE_REQUIRED = "client certificate required"
 PathCache = dict[str, PathVerdict]
@@ -87,10 +91,13 @@ class Denial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recognised:
-    """A method recognised the client; those asked before it did not."""
+    """A method recognised the client; those asked before it did not.
+
+    `authenticated` is None where its credential is spent, and an answer of before is given again.
+    """
 
     method: str
-    authenticated: Authenticated
+    authenticated: Authenticated | None
     denials: tuple[Denial, ...] = ()
 
 
@@ -178,11 +185,13 @@ class Authentication:
         allowed: frozenset[str] | None = None,
         certificate_is_final: bool = False,
         accept: Callable[[Authenticated], Awaitable[Denied | None]],
+        recall: Callable[[str, Claim], Awaitable[bool]] | None = None,
     ) -> Recognised | Unrecognised:
         """Ask each allowed method whose credential is present, in order; the first that is accepted wins.
 
         `accept` may still deny what a method recognised (its token is held by another request), in which case the next
-        method is asked. With `certificate_is_final` a denied client certificate ends the search (RULES A2).
+        method is asked. `recall` says whether there is an answer to give again for what a method calls spent (RULES D4); where
+        there is, that method wins. With `certificate_is_final` a denied client certificate ends the search (RULES A2).
         """
         denials: list[Denial] = []
         continuations: list[str] = []
@@ -195,9 +204,11 @@ class Authentication:
                     denied = await accept(outcome)
                     if denied is None:
                         return Recognised(method=name, authenticated=outcome, denials=tuple(denials))
-                    denials.append(Denial(method=name, denied=denied))
+                    denials.append(await self._stands(name, method, denied, credentials))
                 case Denied():
-                    denials.append(Denial(method=name, denied=outcome))
+                    if outcome.spent is not None and recall is not None and await recall(name, outcome.spent):
+                        return Recognised(method=name, authenticated=None, denials=tuple(denials))
+                    denials.append(await self._stands(name, method, outcome, credentials))
                     if certificate_is_final and name == CERTIFICATE_METHOD:
                         break
                 case Continue():
@@ -209,10 +220,19 @@ class Authentication:
         return Unrecognised(denials=tuple(denials), continuations=tuple(continuations))
 
     async def _ask(self, name: str, method: Authenticator, credentials: Credentials) -> AuthOutcome:
+        return await self._guarded(name, method.authenticate(credentials))
+
+    async def _stands(self, name: str, method: Authenticator, denied: Denied, credentials: Credentials) -> Denial:
+        """The denial as the client hears it: a spent credential counts as a failure only now (RULES C4)."""
+        if denied.spent is not None and isinstance(method, CountsFailures):
+            denied = await self._guarded(name, method.count_failure(denied, credentials))
+        return Denial(method=name, denied=denied)
+
+    async def _guarded(self, name: str, call: Awaitable[T]) -> T | Denied:
         """One plugin under a time-out; what it raises is its own trouble and a busy denial, never the server's."""
         try:
             async with asyncio.timeout(self._timeout):
-                return await method.authenticate(credentials)
+                return await call
         except BackendError as error:
             log.warning("authenticator_unavailable", method=name, reason=error.reason)
             return busy(error.retry_after, "backend_unavailable")
@@ -310,8 +330,10 @@ class LabelAuthentication:
         *,
         cache: PathCache,
         accept: Callable[[Authenticated], Awaitable[Denied | None]],
+        recall: Callable[[str, Claim], Awaitable[bool]],
     ) -> ClientCertificate | None:
-        """Let the first good credential win, once `accept` takes it; gives the verdict on the client certificate.
+        """Let the first good credential win, once `accept` takes it, or `recall` knows an answer to what it was spent on; gives
+        the verdict on the client certificate.
 
         Follows the endpoint table and the precedence of the authentication chapter. Every denial is audited. Raises the
         `RequestError` or `BackendError` that the client is to hear when nobody wins.
@@ -330,6 +352,7 @@ class LabelAuthentication:
             allowed=self.methods & {CERTIFICATE_METHOD} if reenrolment else self.methods,
             certificate_is_final=self.certificate_is_required,
             accept=accept,
+            recall=recall,
         )
         failures = failure_events(outcome.denials, credentials)
         if failures:

@@ -31,6 +31,7 @@ from kipuka.api import (
     CertificatePending,
     CertificateProblem,
     CertificateRefused,
+    CertificateReplayed,
     CertificateRequested,
     CertificateRequired,
     Claim,
@@ -58,7 +59,8 @@ from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import check_binding
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
-from kipuka.store import certificates, enrolments
+from kipuka.store import certificates, enrolments, replay
+from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store
 from kipuka.x509.issued import mismatch
@@ -75,6 +77,7 @@ _SHA256 = hashes.SHA256()
 T = TypeVar("T")
 PathCache = dict[str, PathVerdict]
 Checkpoint = Callable[[str], Awaitable[None]]
+CERTIFICATE_METHOD = "mtls"
 LEASE_MARGIN = timedelta(seconds=60)
 """How much longer than the CA may take a reservation is held for a live server."""
 
@@ -92,8 +95,12 @@ class Recognises(Protocol):
         *,
         cache: PathCache,
         accept: Callable[[Authenticated], Awaitable[Denied | None]],
+        recall: Callable[[str, Claim], Awaitable[bool]],
     ) -> ClientCertificate | None:
-        """Find the winner and have it accepted, or raise; gives the verdict on the client certificate."""
+        """Find the winner and have it accepted, or raise; gives the verdict on the client certificate.
+
+        `recall` is asked of a method's spent credential: whether there is an answer to give again.
+        """
         ...
 
 
@@ -108,6 +115,7 @@ class LabelService:
     profile: Profile
     validity: timedelta
     authentication: Recognises
+    replay_window: timedelta = timedelta(0)  # how long a lost answer can be asked for again (RULES D4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,6 +157,8 @@ class _Attempt:
     challenge: str | None = None
     reserved: bool = False  # a row of this attempt is in the store
     pending: enrolments.EnrolmentRow | None = None  # an earlier attempt at the same request waits at the CA
+    digest: str | None = None  # what the request is known by, where an answer can be given again
+    answered: RecordedCertificate | None = None  # what the same request led to before
     binding: str | None = None
     opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
 
@@ -220,6 +230,8 @@ class Enrolment:
     async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
         await self._authenticate_and_reserve(attempt)
         try:
+            if attempt.answered is not None:
+                return await self._answer_again(attempt, attempt.digest or "")
             if attempt.pending is not None:
                 return await self._collect(attempt, attempt.pending)
             await self._step("authorise")
@@ -256,8 +268,11 @@ class Enrolment:
         async def accept(authenticated: Authenticated) -> Denied | None:
             return await self._reserve(attempt, authenticated)
 
+        async def recall(method: str, claim: Claim) -> bool:
+            return await self._recall(attempt, method, claim)
+
         attempt.certificate = await request.service.authentication.recognise(
-            request.credentials, cache=request.path_cache, accept=accept
+            request.credentials, cache=request.path_cache, accept=accept, recall=recall
         )
 
     async def _reserve(self, attempt: _Attempt, authenticated: Authenticated) -> Denied | None:
@@ -266,9 +281,11 @@ class Enrolment:
         # The name is for records and logs; a certificate's subject may have line breaks and worse in it.
         identity = replace(authenticated.identity, name=visible(authenticated.identity.name))
         claim = authenticated.claim
-        attempt.identity, attempt.claim, attempt.challenge = identity, claim, authenticated.response_challenge
-        audit_context.set(replace(audit_context.get(), identity=f"{identity.method}:{identity.name}"))
-        attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
+        attempt.claim, attempt.challenge = claim, authenticated.response_challenge
+        self._is(attempt, identity)
+        attempt.digest = self._digest(attempt.request, attempt.csr, identity.method, claim)
+        if await self._was_answered(attempt, attempt.digest):
+            return None
         remote = attempt.request.service.remote
         if claim is None and not remote:
             return None
@@ -278,20 +295,42 @@ class Enrolment:
                 row=self._row(attempt),
                 spender=self._spenders.get(claim.plugin) if claim else None,
                 hold=claim is not None,
+                window=attempt.request.service.replay_window,
                 events=tuple(attempt.opening),
             )
         )
         match held:
             case Denied():
-                attempt.identity = attempt.claim = attempt.challenge = None
+                attempt.identity = attempt.claim = attempt.challenge = attempt.digest = None
                 attempt.opening = []
                 return held
+            case RecordedCertificate():
+                attempt.answered, attempt.claim = held, None
             case enrolments.EnrolmentRow():
                 attempt.pending, attempt.id = held, held.id
             case None:
                 if claim is not None:
                     attempt.reserved, attempt.opening = True, []
         return None
+
+    async def _recall(self, attempt: _Attempt, method: str, claim: Claim) -> bool:
+        """RULES D4: a spent credential still asks for the answer that it was spent on, and for nothing else."""
+        digest = self._digest(attempt.request, attempt.csr, method, claim)
+        if not await self._was_answered(attempt, digest):
+            return False
+        attempt.digest = digest
+        self._is(attempt, Identity(method=method, name=_known(attempt.answered).identity_name))
+        return True
+
+    async def _was_answered(self, attempt: _Attempt, digest: str | None) -> bool:
+        """Whether this very request has a certificate already that may be handed out again; nothing is spent then."""
+        if digest is None:
+            return False
+        window = attempt.request.service.replay_window
+        attempt.answered = await self._store.read(partial(replay.find, digest=digest, window=window))
+        if attempt.answered is not None:
+            attempt.claim = None
+        return attempt.answered is not None
 
     async def _authorise(self, attempt: _Attempt) -> Grant:
         """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
@@ -408,6 +447,23 @@ class Enrolment:
             log.exception("ca_backend_failed")
             raise BackendFault("the certification authority failed", reason="ca_failed") from error
 
+    async def _answer_again(self, attempt: _Attempt, digest: str) -> Enrolled:
+        """RULES D4: the recorded certificate, to whom proves anew that the key is theirs, on this connection."""
+        await self._step("prove_possession")
+        self._prove_possession(attempt)
+        await self._step("record")
+        answer = await self._store.write(
+            partial(
+                _replay,
+                digest=digest,
+                window=attempt.request.service.replay_window,
+                presented=_fingerprint(attempt.certificate),
+                events=tuple(attempt.opening),
+                replayed=partial(self._replayed, attempt),
+            )
+        )
+        return self._enrolled(attempt, _certificate_of(answer))
+
     async def _collect(self, attempt: _Attempt, row: enrolments.EnrolmentRow) -> Enrolled | Postponed:
         """The same request came again while the CA still had it (RFC 7030, 4.2.3)."""
         backend = attempt.request.service.backend
@@ -489,7 +545,7 @@ class Enrolment:
             not_after=timestamp(recorded.not_after),
             channel_binding=attempt.binding,
         )
-        objection = await self._store.write(
+        outcome = await self._store.write(
             partial(
                 _record,
                 row=self._row(attempt),
@@ -498,11 +554,15 @@ class Enrolment:
                 unique=request.service.profile.unique_keys,
                 presented=_fingerprint(attempt.certificate),
                 spender=self._spenders.get(claim.plugin) if claim else None,
-                events=(*attempt.opening, event),
+                window=None if request.service.remote else request.service.replay_window,
+                opening=tuple(attempt.opening),
+                issued=event,
+                replayed=partial(self._replayed, attempt),
             )
         )
-        if objection is not None:
-            raise objection
+        return self._enrolled(attempt, _certificate_of(outcome))
+
+    def _enrolled(self, attempt: _Attempt, certificate: x509.Certificate) -> Enrolled:
         return Enrolled(
             certificate=certificate,
             challenge=attempt.challenge,
@@ -546,6 +606,47 @@ class Enrolment:
 
     # -- what is written down --------------------------------------------------------------------------------------
 
+    def _is(self, attempt: _Attempt, identity: Identity) -> None:
+        """From now on the attempt is that client's, in record, log and audit."""
+        attempt.identity = identity
+        audit_context.set(replace(audit_context.get(), identity=f"{identity.method}:{identity.name}"))
+        attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
+
+    def _digest(
+        self, request: EnrolmentRequest, csr: CertificateRequest, method: str, claim: Claim | None
+    ) -> str | None:
+        """RULES D4: the same are token or client certificate, label and its CA, operation, and the request without challenges.
+
+        None where no answer is given again: without a window, and for proofs that a client has any number of, such as tickets.
+        """
+        credential: Claim | str | None = claim
+        if credential is None and method == CERTIFICATE_METHOD:
+            credential = _leaf_fingerprint(request.credentials)
+        if credential is None or not request.service.replay_window:
+            return None
+        return replay.replay_digest(
+            credential,
+            operation=request.credentials.operation.value,
+            label=request.service.name,
+            ca=request.service.ca,
+            request_sha256=csr.info_sha256,
+        )
+
+    def _replayed(self, attempt: _Attempt, answer: RecordedCertificate) -> CertificateReplayed:
+        return CertificateReplayed(
+            enrolment=attempt.id,
+            first=answer.enrolment,
+            operation=attempt.request.credentials.operation.value,
+            label=answer.label,
+            method=_known(attempt.identity).method,
+            ca=answer.ca,
+            serial=answer.serial,
+            fingerprint=answer.fingerprint,
+            subject=answer.subject,
+            issued_at=timestamp(answer.issued_at),
+            channel_binding=attempt.binding,
+        )
+
     def _row(self, attempt: _Attempt) -> enrolments.NewEnrolment:
         identity, service = _known(attempt.identity), attempt.request.service
         now = self._clock()
@@ -563,6 +664,7 @@ class Enrolment:
             process=self._process,
             lease_until=now + self._ca_timeout + LEASE_MARGIN,
             created_at=now,
+            replay_sha256=attempt.digest,
         )
 
     def _succeeded(self, attempt: _Attempt) -> AuthenticationSucceeded:
@@ -596,11 +698,22 @@ class _Unknown(Exception):
         self.error = error
 
 
-def _known(identity: Identity | None) -> Identity:
-    if identity is None:
+def _known(learned: T | None) -> T:
+    if learned is None:
         msg = "a step of the enrolment ran before the client was recognised"
         raise AssertionError(msg)
-    return identity
+    return learned
+
+
+def _certificate_of(answer: RecordedCertificate | RequestError | BackendError) -> x509.Certificate:
+    if isinstance(answer, RecordedCertificate):
+        return x509.load_der_x509_certificate(answer.der)
+    raise answer
+
+
+def _leaf_fingerprint(credentials: Credentials) -> str | None:
+    presented = credentials.connection.presented
+    return None if presented is None or presented.leaf is None else presented.leaf.fingerprint(_SHA256).hex()
 
 
 def _fingerprint(judged: ClientCertificate | None) -> str | None:
@@ -632,9 +745,12 @@ def _reserve(
     row: enrolments.NewEnrolment,
     spender: SpendsOnIssue | None,
     hold: bool,
+    window: timedelta,
     events: tuple[AuditEvent, ...],
-) -> enrolments.EnrolmentRow | Denied | None:
-    """An earlier attempt that is pending, a denial (nothing was written), or None: the use is held."""
+) -> enrolments.EnrolmentRow | RecordedCertificate | Denied | None:
+    """An earlier attempt that is pending, what the same request has led to just now, a denial (nothing was written in either
+    case), or None: the use is held.
+    """
     earlier = enrolments.find_pending(tx, row)
     if earlier is not None:
         tx.audit(events[0])
@@ -642,7 +758,9 @@ def _reserve(
     if hold:
         denied = enrolments.start(tx, row, spender)
         if denied is not None:
-            return denied
+            spent = denied.spent is not None and row.replay_sha256 is not None
+            answered = replay.find(tx, row.replay_sha256 or "", window=window) if spent else None
+            return answered or denied
         _audit_all(tx, events=events)
     return None
 
@@ -673,18 +791,56 @@ def _record(
     unique: bool,
     presented: str | None,
     spender: SpendsOnIssue | None,
-    events: tuple[AuditEvent, ...],
-) -> RequestError | None:
-    """What stands against the certificate (nothing was written), or None: it is recorded."""
+    window: timedelta | None,
+    opening: tuple[AuditEvent, ...],
+    issued: CertificateIssued,
+    replayed: Callable[[RecordedCertificate], CertificateReplayed],
+) -> RecordedCertificate | RequestError:
+    """The certificate that may be handed out, which is recorded; or what stands against it (nothing was written).
+
+    It is an earlier one where the same request was answered while this one was under way: what a CA of this process has signed is
+    then forgotten before anybody has seen it. A remote CA (`window` None) knows it by now, so it is recorded and handed out.
+    """
     if presented is not None and certificates.is_revoked(tx, presented):
         # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
         return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
     objection = _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
     if objection is not None:
         return objection
+    answered = None
+    if window is not None and row.replay_sha256 is not None:
+        answered = replay.find(tx, row.replay_sha256, window=window)
+    if answered is not None:
+        if exists:
+            enrolments.settle(tx, row.id, state="replayed", reason="answered_meanwhile", spender=spender)
+        _audit_all(tx, events=(*opening, replayed(answered)))
+        return answered
     enrolments.record(tx, row, certificate, spender, exists=exists)
-    _audit_all(tx, events=events)
-    return None
+    _audit_all(tx, events=(*opening, issued))
+    return certificate
+
+
+def _replay(
+    tx: Tx,
+    *,
+    digest: str,
+    window: timedelta,
+    presented: str | None,
+    events: tuple[AuditEvent, ...],
+    replayed: Callable[[RecordedCertificate], CertificateReplayed],
+) -> RecordedCertificate | RequestError | BackendError:
+    """What is handed out again, looked at once more and with its event; or what stands against it (nothing was written)."""
+    if presented is not None and certificates.is_revoked(tx, presented):
+        return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")  # as in `_record`
+    answered = replay.find(tx, digest, window=window)
+    if answered is None or certificates.is_revoked(tx, answered.fingerprint):
+        detail = "the certificate that this request led to is no longer to be had, try again"
+        return BackendUnavailable(detail, retry_after=timedelta(seconds=1), reason="replay_ended")
+    objection = _key_objection(tx, spki=answered.spki_sha256, holder=answered.holder_sha256, unique=False)
+    if objection is not None:
+        return objection
+    _audit_all(tx, events=(*events, replayed(answered)))
+    return answered
 
 
 def _settle(

@@ -371,6 +371,7 @@ async def open_runtime(
                 profile=label.profile,
                 validity=label.profile.validity or settings.ca(label.ca).validity,
                 authentication=doors[name],
+                replay_window=label.replay_window,
             )
             for name, label in settings.labels.items()
         }

@@ -34,6 +34,7 @@ __all__ = [
     "CertificateIssued",
     "CertificatePending",
     "CertificateRefused",
+    "CertificateReplayed",
     "CertificateRequested",
     "CertificateRevoked",
     "ConfigurationLoaded",
@@ -297,6 +298,27 @@ class CertificateIssued(AuditEvent):
     channel_binding: str | None
 
 
+class CertificateReplayed(AuditEvent):
+    """A request that was answered before came again, and got the certificate that it had got then: nothing was issued or spent.
+
+    `enrolment` is this request; `first` is the one whose certificate it is, which was issued at `issued_at`.
+    """
+
+    name: ClassVar[str] = "certificate_replayed"
+    outcome: ClassVar[Outcome] = "success"
+    enrolment: str
+    first: str
+    operation: str
+    label: str | None
+    method: str
+    ca: str
+    serial: str
+    fingerprint: str
+    subject: str
+    issued_at: str
+    channel_binding: str | None
+
+
 class CertificatePending(AuditEvent):
     """The CA will decide later."""
 
@@ -465,6 +487,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     LockoutsListed,
     CertificateRequested,
     CertificateIssued,
+    CertificateReplayed,
     CertificatePending,
     CertificateRefused,
     EnrolmentFailed,

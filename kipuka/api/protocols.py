@@ -26,6 +26,7 @@ __all__ = [
     "CABackend",
     "CAPlan",
     "CollectsPending",
+    "CountsFailures",
     "CreatedCA",
     "CreatesCA",
     "FindsOrders",
@@ -88,6 +89,20 @@ class SpendsOnIssue(Protocol):
 
     def release(self, tx: Tx, ref: str, /) -> None:
         """No certificate will come of it: give the held use back."""
+        ...
+
+
+@runtime_checkable
+class CountsFailures(Protocol):
+    """An authenticator that counts failures, among them credentials that are used up (`Denied.spent`).
+
+    `authenticate` does not count those: it cannot know whether the host has an answer to give again. Other failures it counts itself.
+    """
+
+    async def count_failure(self, denied: Denied, credentials: Credentials, /) -> Denied:
+        """This denial with `spent` stands: nothing was given again. What comes back is what the client hears, for instance
+        that its address is locked now.
+        """
         ...
 
 

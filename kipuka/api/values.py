@@ -187,6 +187,10 @@ class Denied:
 
     `detail` is the text for the client; `reason` is a snake_case word for audit, which may say more, and `explanation` a
     sentence for audit, such as what a library said; never a secret. `retry_after` is needed with LOCKED and BUSY.
+
+    `spent` says that the credential itself is right and in force, and that all it was good for is used up: it has the claim that a use of
+    it would have. Where a lost answer may be asked for again (`[est] replay_window`), the host then looks whether this very request was
+    answered before; where it was not, the denial stands (see `CountsFailures`). Never set it for a credential that is wrong, expired or revoked.
     """
 
     detail: str
@@ -195,6 +199,7 @@ class Denied:
     retry_after: timedelta | None = None
     name: str | None = None  # whom the credential speaks of, where that is known
     explanation: str | None = None
+    spent: Claim | None = None
 
     def __post_init__(self) -> None:
         if self.kind in {DenialKind.LOCKED, DenialKind.BUSY} and self.retry_after is None:

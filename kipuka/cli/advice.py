@@ -21,6 +21,8 @@ __all__ = ["LONG_VALIDITY", "advice", "client_auth", "periods"]
 LONG_VALIDITY = timedelta(days=825)
 """Devices renew by themselves, so that nothing but habit asks for more; a key that was stolen is good for as long."""
 
+LONG_WINDOW = timedelta(days=1)
+
 _GUESSED = ("", "admin", "changeme", "kipuka", "password", "secret", "test", "token")
 _GUESSED_HASHES = {f"sha256:{hashlib.sha256(word.encode()).hexdigest()}" for word in _GUESSED}
 
@@ -29,6 +31,7 @@ def advice(settings: Settings) -> Iterator[Finding]:
     """Everything that settings alone show, in the order of the configuration reference."""
     yield from _proxies(settings)
     yield from _modes(settings)
+    yield from _replays(settings)
     yield from _validity(settings)
     yield from _profiles(settings)
     if settings.admin is not None:
@@ -84,6 +87,19 @@ def _modes(settings: Settings) -> Iterator[Finding]:
         if name != "mtls":
             problem = "everybody who can connect has a client certificate: this method lets nobody else in"
             yield _warning(name, problem, "take the section out when every device has a certificate")
+
+
+def _replays(settings: Settings) -> Iterator[Finding]:
+    """RULES D4: a lost answer is asked for again at once, or when a device comes back into reach."""
+    windows = {"est.replay_window": settings.est.replay_window}
+    for item in settings.est.label:
+        if item.replay_window is not None:
+            windows[f"est.label[{item.name}].replay_window"] = item.replay_window
+    for key, window in windows.items():
+        if window > LONG_WINDOW:
+            hours = f"{window / timedelta(hours=1):g} hours"
+            problem = f"who comes by a used token and the request it was used with gets the same answer for {hours}"
+            yield _warning(key, problem, "write 600: devices ask again within minutes")
 
 
 def _validity(settings: Settings) -> Iterator[Finding]:

@@ -106,7 +106,10 @@ class _Reading:
             tls=self._section(TLSSection, "tls", without=("client_auth",)),
             db=self._section(DatabaseSection, "db"),
             est=self._section(
-                ESTSection, "est", without=("label",), salvage=("base_path", "base64_lines", "ca_timeout")
+                ESTSection,
+                "est",
+                without=("label",),
+                salvage=("base_path", "base64_lines", "ca_timeout", "replay_window"),
             ),
             labels=self._labels(),
             profiles=self._profiles(),
@@ -240,7 +243,9 @@ class _Reading:
         path: KeyPath = ("est", "label")
         est = self.document.values.get("est")
         items = self._items(path) if isinstance(est, dict) else []
-        labels = self._each(LabelItem, path, items, salvage=("ca", "profile", "auth", "client_anchors"))
+        labels = self._each(
+            LabelItem, path, items, salvage=("ca", "profile", "auth", "client_anchors", "replay_window")
+        )
         operations = {operation.value for operation in Operation}
         for index, label in labels:
             where: KeyPath = (*path, index, "name")

@@ -129,6 +129,7 @@ ProxyNetwork = Annotated[
     PlainSerializer(str, return_type=str),
 ]
 PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
+ReplayWindow = Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=30))]
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Identifier = Annotated[str, Field(pattern=_NAME, max_length=64)]
@@ -288,6 +289,9 @@ class LabelItem(Section):
     """PEM file of the CA certificates whose client certificates are accepted here.
     Default: `trust_anchors` of `[tls.client_auth]`."""
 
+    replay_window: ReplayWindow | None = None
+    """The same as `replay_window` of `[est]`, for this label. Default: that one."""
+
 
 class ESTSection(Section):
     """The EST service (RFC 7030)."""
@@ -307,6 +311,10 @@ class ESTSection(Section):
 
     ca_timeout: PositiveSeconds = timedelta(seconds=30)
     """How long a CA may take to sign, in seconds."""
+
+    replay_window: ReplayWindow = timedelta(0)
+    """How long, in seconds, a lost answer can be asked for again: the same token or client certificate with the same request gets the
+    certificate that was issued for it, and no use is spent. `0`: never. Up to 30 days; 600 is enough for bad links."""
 
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""

@@ -59,6 +59,7 @@ class Label:
     profile: Profile
     auth: tuple[str, ...]
     client_anchors: Path | None = None
+    replay_window: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

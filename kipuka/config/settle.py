@@ -7,7 +7,7 @@ host's own sections (`kipuka.config.host`), loading plugins (`kipuka.plugins`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -243,9 +243,12 @@ class _Settling:
         ca = self._default_ca(est)
         profile = self._profile(est.default_profile, ("est", "default_profile"))
         if ca is not None and profile is not None:
-            labels[None] = Label(name=None, ca=ca, profile=profile, auth=tuple(authenticators))
+            auth = tuple(authenticators)
+            labels[None] = Label(name=None, ca=ca, profile=profile, auth=auth, replay_window=est.replay_window)
         for index, item in self.host.labels:
-            labels.update(self._label(item, ("est", "label", index), ca, profile, authenticators))
+            own = est.replay_window if item.replay_window is None else item.replay_window
+            for name, label in self._label(item, ("est", "label", index), ca, profile, authenticators).items():
+                labels[name] = replace(label, replay_window=own)
         return labels
 
     def _label(

@@ -3,7 +3,7 @@
 In the room: pure functions of a transaction over the table `enrolments`; each keeps the row, the claim and the certificate in step.
 Not in the room: the order of the enrolment's steps and its events (`kipuka.enrolment`).
 
-An enrolment's row goes reserved -> signing -> issued, or ends as refused or failed; pending stands between signing and the end
+An enrolment's row goes reserved -> signing -> issued, or ends as refused, failed or replayed; pending stands between signing and the end
 and has no lease. A row is open until it has ended; only an open row can be settled, so that a claim is redeemed or given back once,
 whoever comes first: the request, or the recovery after its lease has run out.
 """
@@ -21,7 +21,7 @@ from kipuka.api.errors import BackendFault, BackendUnavailable
 from kipuka.api.protocols import SpendsOnIssue
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.api.values import Claim, Denied
-from kipuka.store import certificates
+from kipuka.store import certificates, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.tables import enrolments, moment
 
@@ -50,6 +50,7 @@ class EnrolmentState(StrEnum):
     ISSUED = "issued"
     REFUSED = "refused"  # the client's fault; the use was given back
     FAILED = "failed"  # the server's or the CA's fault; the use was given back
+    REPLAYED = "replayed"  # the same request was answered meanwhile, and so got that answer; the use was given back
 
 
 _WORKED_ON = (EnrolmentState.RESERVED.value, EnrolmentState.SIGNING.value)
@@ -91,6 +92,7 @@ class NewEnrolment:
     process: str  # the `Incarnation.name` of who works on it; other words for what is no worker
     lease_until: datetime
     created_at: datetime
+    replay_sha256: str | None = None  # `kipuka.store.replay`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +118,7 @@ class EnrolmentRow:
     certificate: str | None  # its fingerprint
     created_at: datetime
     settled_at: datetime | None
+    replay_sha256: str | None
 
 
 def find(tx: ReadTx, id: str) -> EnrolmentRow | None:  # noqa: A002 - the column's name
@@ -185,7 +188,7 @@ def settle(
     tx: Tx,
     id: str,  # noqa: A002 - the column's name
     *,
-    state: Literal["refused", "failed"],
+    state: Literal["refused", "failed", "replayed"],
     reason: str,
     spender: SpendsOnIssue | None,
 ) -> bool:
@@ -217,22 +220,25 @@ def record(
     if certificates.serial_is_used(tx, ca=certificate.ca, serial=certificate.serial):
         detail = "the certification authority returned a serial number that it had used before"
         raise BackendFault(detail, reason="serial_used")
-    claim = row.claim
+    claim, digest = row.claim, row.replay_sha256
     if exists:
         written = find(tx, row.id)
         if written is None or written.state not in _OPEN:
             raise _settled_meanwhile()
-        claim = written.claim
+        claim, digest = written.claim, digest or written.replay_sha256
     elif claim is not None:
         msg = "a claim is redeemed only after it was reserved"
         raise ValueError(msg)
     spender_of_claim = None if claim is None else _spender_of(claim, spender)
+    if digest is not None:
+        replay.let_go(tx, digest)
     certificates.add(tx, certificate)
     ended = {
         "state": EnrolmentState.ISSUED.value,
         "certificate": certificate.fingerprint,
         "lease_until": None,
         "settled_at": timestamp(tx.now),
+        "replay_sha256": digest,
     }
     if exists:
         _move(tx, row.id, **ended)
@@ -307,6 +313,7 @@ def _new(tx: Tx, row: NewEnrolment, state: EnrolmentState) -> dict[str, Any]:
         "certificate": None,
         "created_at": timestamp(row.created_at),
         "settled_at": None,
+        "replay_sha256": row.replay_sha256,
     }
 
 

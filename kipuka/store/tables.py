@@ -118,6 +118,7 @@ enrolments = Table(
     Column("certificate", String(64), ForeignKey("certificates.fingerprint", deferrable=True, initially="DEFERRED")),
     Column("created_at", String(27), nullable=False),
     Column("settled_at", String(27)),
+    Column("replay_sha256", String(64)),  # kipuka.store.replay; NULL where no window was open
     CheckConstraint("(state = 'issued') = (certificate IS NOT NULL)", name="issued_has_certificate"),
     CheckConstraint("(claim_plugin IS NULL) = (claim_ref IS NULL)", name="claim_is_whole"),
     Index(None, "request_sha256"),
@@ -127,6 +128,13 @@ enrolments = Table(
         "lease_until",
         sqlite_where=text("settled_at IS NULL"),
         postgresql_where=text("settled_at IS NULL"),
+    ),
+    Index(
+        "ix_enrolments_replay",
+        "replay_sha256",
+        unique=True,
+        sqlite_where=text("state = 'issued'"),
+        postgresql_where=text("state = 'issued'"),
     ),
 )
 

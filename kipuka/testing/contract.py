@@ -39,6 +39,7 @@ from kipuka.api import (
     AuthOutcome,
     Claim,
     Continue,
+    CountsFailures,
     Credentials,
     DenialKind,
     Denied,
@@ -216,6 +217,7 @@ class AuthenticatorContract:
                 assert outcome.detail.strip() == outcome.detail != ""
                 assert len(outcome.detail.splitlines()) == 1
                 assert _WORD.fullmatch(outcome.reason)
+                assert outcome.spent is None  # what is wrong has nothing to ask for again (RULES D4)
                 for secret in self.secrets_of(presented):
                     assert secret not in repr(outcome)
 
@@ -339,9 +341,23 @@ class AuthenticatorContract:
                 uses += 1
             assert uses >= 1
             if uses < PARALLEL:
-                assert isinstance(await opened.authenticator.authenticate(presented), Denied)
+                denied = await opened.authenticator.authenticate(presented)
+                assert isinstance(denied, Denied)
+                if denied.spent is not None:
+                    await self._check_spent(opened, presented, denied, outcome.claim)
 
         self.run(tmp_path, test)
+
+    async def _check_spent(
+        self, opened: OpenedAuthenticator, presented: Credentials, denied: Denied, claim: Claim
+    ) -> None:
+        """RULES D4: what is called spent is named as it was claimed, and is denied still when its failure is counted."""
+        assert denied.spent == claim
+        refused = await opened.reserve(claim.ref)
+        assert isinstance(refused, Denied)
+        assert refused.spent == claim
+        if isinstance(opened.authenticator, CountsFailures):
+            assert isinstance(await opened.authenticator.count_failure(denied, presented), Denied)
 
     def test_a_held_use_survives_the_process(self, tmp_path: Path) -> None:
         """A claim is a value: after a restart it can still be given back, and spent (DESIGN, the plugin contract)."""

@@ -326,6 +326,49 @@ def test_a_remote_ca_that_promises_is_answered_with_202_and_asked_again(smithy):
     assert (view["used"], view["held"]) == (1, 0)
 
 
+def coupon(name, secret=SECRET):
+    return f"Coupon {name}:{hmac.new(secret.encode(), name.encode(), hashlib.sha256).hexdigest()}"
+
+
+@pytest.fixture(scope="module")
+def coupons(kipuka_servers, stranger):
+    """A server at which a stranger's credential is used up, and a lost answer can be asked for again."""
+    changes = {
+        "auth": {"order": ["mtls", "coupon", "otp"]},
+        "coupon": {"secret": SECRET},
+        "est": {"replay_window": 600, "label": [{"name": "strict", "replay_window": 0}]},
+    }
+    server = kipuka_servers(changes, start=False, environ=stranger)
+    server.deployment.kipuka("db", "upgrade")
+    return server.start()
+
+
+def test_its_credential_that_is_used_up_asks_for_a_lost_answer_as_ours_does(coupons):
+    """RULES D4, for `Denied(spent=...)` of any plugin: the same request gets the same certificate, another one the denial."""
+    csr = make_csr(common_name="x")
+    client = coupons.client()
+    first, again = (client.enroll(csr, authorization=coupon("ten-percent")) for _ in range(2))
+    assert (first.status, again.status) == (200, 200), again.text
+    assert again.certificate == first.certificate
+    assert coupons.wait_for_audit("certificate_replayed", method="coupon")["identity"] == "coupon:ten-percent"
+    other = client.enroll(make_csr(common_name="x"), authorization=coupon("ten-percent"))
+    assert (other.status, other.text) == (401, "the coupon was used")
+    forged = client.enroll(csr, authorization=coupon("ten-percent", "forged"))
+    assert (forged.status, forged.text) == (401, "no such coupon")
+    once = make_csr(common_name="x")
+    strict = [client.enroll(once, label="strict", authorization=coupon("once")).status for _ in range(2)]
+    assert strict == [200, 401]
+
+
+def test_what_it_counts_is_counted_where_nothing_is_given_again(coupons):
+    """RULES C4, `CountsFailures`: three are allowed; answers that are given again are not among them."""
+    client = coupons.client().calling_from("127.0.2.1")
+    csr = make_csr(common_name="x")
+    assert [client.enroll(csr, authorization=coupon("counted")).status for _ in range(5)] == [200] * 5
+    others = [client.enroll(make_csr(common_name="x"), authorization=coupon("counted")).status for _ in range(4)]
+    assert others == [401, 401, 401, 429]
+
+
 def test_a_sink_that_is_down_loses_nothing(kipuka_servers, stranger):
     """Guarantee 7: sinks are fed from the durable store, at least once, in order; enrolments do not wait for them."""
     server = kipuka_servers(

@@ -12,6 +12,7 @@ from kipuka.api import (
     Authenticated,
     BackendUnavailable,
     CertificateRequired,
+    Claim,
     Connection,
     Continue,
     Credentials,
@@ -191,6 +192,81 @@ def test_what_a_denial_explains_is_in_the_audit_event():
 def test_a_denial_that_asks_to_come_back_says_when():
     with pytest.raises(ValueError, match="needs retry_after"):
         Denied(detail="x", reason="x", kind=DenialKind.LOCKED)
+
+
+SPENT = Denied(detail="spent", reason="spent", spent=Claim(plugin="a", ref="7"))
+
+
+@dataclass
+class Counting(Answering):
+    """One that counts what is spent, and says so."""
+
+    counts: object = LOCKED
+    counted: list[Denied] = field(default_factory=list)
+
+    async def count_failure(self, denied, credentials):
+        assert credentials is CREDENTIALS
+        self.counted.append(denied)
+        if isinstance(self.counts, BaseException):
+            raise self.counts
+        return self.counts
+
+
+async def test_a_spent_credential_wins_where_there_is_an_answer_to_give_again():
+    """RULES D4, C4: it is no failure then, and later methods are not asked."""
+    asked = []
+
+    async def recall(method, claim):
+        asked.append((method, claim))
+        return True
+
+    a, b = Counting(SPENT), Answering(GOOD)
+    outcome = await chain(a=a, b=b).authenticate(CREDENTIALS, accept=accept, recall=recall)
+    assert outcome == Recognised(method="a", authenticated=None)
+    assert asked == [("a", SPENT.spent)]
+    assert (a.counted, b.asked) == ([], [])
+
+
+async def test_only_what_a_method_calls_spent_is_looked_for():
+    """RULES D4: a wrong, expired or revoked credential asks for nothing."""
+
+    async def recall(method, claim):
+        raise AssertionError((method, claim))
+
+    outcome = await chain(a=Counting(WRONG)).authenticate(CREDENTIALS, accept=accept, recall=recall)
+    assert outcome == Unrecognised(denials=(Denial(method="a", denied=WRONG),))
+
+
+async def recall_nothing(_method, _claim):
+    return False
+
+
+@pytest.mark.parametrize("spent_in", ["authenticate", "reserve"])
+async def test_a_spent_credential_with_nothing_to_give_again_is_counted_and_the_next_method_asked(spent_in):
+    """RULES C4: the method that counts says what the client hears, wherever it was found to be spent."""
+
+    async def refuse(authenticated):
+        return SPENT if authenticated is GOOD else None
+
+    first = Counting(SPENT if spent_in == "authenticate" else GOOD)
+    other = Authenticated(identity=Identity(method="y", name="y"))
+    outcome = await chain(a=first, b=Answering(other)).authenticate(CREDENTIALS, accept=refuse, recall=recall_nothing)
+    assert isinstance(outcome, Recognised)
+    assert (outcome.method, outcome.denials) == ("b", (Denial(method="a", denied=LOCKED),))
+    assert first.counted == [SPENT]
+
+
+async def test_a_method_that_does_not_count_has_its_denial_as_it_is():
+    outcome = await chain(a=Answering(SPENT)).authenticate(CREDENTIALS, accept=accept, recall=recall_nothing)
+    assert outcome == Unrecognised(denials=(Denial(method="a", denied=SPENT),))
+
+
+async def test_a_method_that_breaks_while_it_counts_is_a_busy_denial():
+    broken = Counting(SPENT, counts=RuntimeError("secret"))
+    outcome = await chain(a=broken).authenticate(CREDENTIALS, accept=accept, recall=recall_nothing)
+    assert isinstance(outcome, Unrecognised)
+    (denial,) = outcome.denials
+    assert (denial.denied.kind, denial.denied.reason) == (DenialKind.BUSY, "plugin_failed")
 
 
 async def test_an_unexpected_answer_leg_is_reported_as_a_continuation():

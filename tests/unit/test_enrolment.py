@@ -27,6 +27,7 @@ from kipuka.api import (
     Operation,
     Order,
     Pending,
+    PresentedCertificate,
     ProofOfPossessionFailed,
 )
 from kipuka.audit.chain import seal
@@ -133,7 +134,7 @@ class Spending:
     def reserve(self, _tx, ref):
         assert ref == CLAIM.ref
         if not self.free:
-            return Denied(detail="spent", reason="spent")
+            return Denied(detail="spent", reason="spent", spent=CLAIM)
         self.free, self.held = self.free - 1, self.held + 1
         return None
 
@@ -151,16 +152,16 @@ class Spending:
 class Recognising:
     """A label that knows its client already."""
 
-    def __init__(self, claim, name="ws42") -> None:
+    def __init__(self, claim, name="ws42", method="spending") -> None:
         self.winner = Authenticated(
-            identity=Identity(method="spending", name=name, subject=subject_for(name), host_name=name), claim=claim
+            identity=Identity(method=method, name=name, subject=subject_for(name), host_name=name), claim=claim
         )
 
     def require_some_credential(self, credentials):
         del credentials
 
-    async def recognise(self, _credentials, *, cache, accept):
-        del cache
+    async def recognise(self, _credentials, *, cache, accept, recall):
+        del cache, recall
         denied = await accept(self.winner)
         if denied is not None:
             raise BackendUnavailable(denied.detail, reason=denied.reason)
@@ -169,8 +170,9 @@ class Recognising:
 class World:
     """One enrolment service over a real store."""
 
-    def __init__(self, store, backend, *, remote, claim, unique_keys=True) -> None:
+    def __init__(self, store, backend, *, remote, claim, unique_keys=True, window=0) -> None:
         self.store, self.backend, self.spending = store, backend, Spending()
+        self.connection, self.method = CONNECTION, "spending"
         self.enrolment = Enrolment(
             store=store,
             spenders={"spending": self.spending},
@@ -186,18 +188,20 @@ class World:
             profile=Profile(name="default", unique_keys=unique_keys),
             validity=timedelta(days=1),
             authentication=Recognising(claim),
+            replay_window=timedelta(seconds=window),
+        )
+
+    def request(self, csr, name="ws42"):
+        claim = self.service.authentication.winner.claim
+        return EnrolmentRequest(
+            service=replace(self.service, authentication=Recognising(claim, name, self.method)),
+            credentials=Credentials(connection=self.connection, operation=Operation.SIMPLEENROLL, label=None),
+            path_cache={},
+            body=csr.der,
         )
 
     async def enrol(self, csr=None, *, name="ws42"):
-        service = replace(self.service, authentication=Recognising(self.service.authentication.winner.claim, name))
-        return await self.enrolment.enrol(
-            EnrolmentRequest(
-                service=service,
-                credentials=Credentials(connection=CONNECTION, operation=Operation.SIMPLEENROLL, label=None),
-                path_cache={},
-                body=(csr or make_csr(common_name="whatever")).der,
-            )
-        )
+        return await self.enrolment.enrol(self.request(csr or make_csr(common_name="whatever"), name))
 
     async def recorded(self):
         return (await self.store.read(certificates.listing)).items
@@ -500,6 +504,149 @@ async def test_an_enrolment_goes_on_when_its_client_has_left(world):
     await here.enrolment.drain()
     assert here.spending.counts == (0, 0, 1)
     assert len(await here.recorded()) == 1
+
+
+# -- lost answers (RULES D4) -------------------------------------------------------------------------------------------
+
+
+async def test_a_promise_of_a_ca_and_then_its_certificate_are_what_the_same_request_gets(world):
+    """RFC 7030, 4.2.3: pending is answered as ever; the window begins when the certificate is issued."""
+    backend = WaitingCA()
+    here = world(backend, remote=True, window=600)
+    csr = make_csr(common_name="x")
+    assert [await here.enrol(csr) for _ in range(2)] == [Postponed(retry_after=timedelta(seconds=5))] * 2
+    backend.collected = True
+    first, again = [await here.enrol(csr) for _ in range(2)]
+    assert first.certificate == again.certificate
+    assert here.spending.counts == (0, 0, 1)
+    assert len(backend.orders) == 1
+
+
+async def test_what_recovery_found_at_a_remote_ca_is_what_the_retry_gets(world):
+    """Guarantee 3: no token is lost by a crash either."""
+
+    def fail(_order):
+        raise RuntimeError
+
+    here = world(RememberingCA(fail, found=True), remote=True, window=600)
+    csr = make_csr(common_name="x")
+    with pytest.raises(BackendUnavailable):
+        await here.enrol(csr)
+    await here.recover()
+    (recorded,) = await here.recorded()
+    answer = await here.enrol(csr)
+    assert x509.load_der_x509_certificate(recorded.der) == answer.certificate
+    assert here.spending.counts == (0, 0, 1)
+    assert (await here.events())[-1] == "certificate_replayed"
+    with pytest.raises(BackendUnavailable, match="spent"):
+        await here.enrol(make_csr(common_name="x"))
+
+
+async def test_a_retry_whose_first_request_ends_between_its_look_and_its_hold_is_still_a_retry(world):
+    """The use was spent in that moment: the denial says so, and the record is looked at again in the same transaction."""
+
+    class Overtaken:
+        """A store in which the first request ends right after the retry's first look."""
+
+        def __init__(self) -> None:
+            self.first = None
+            self.write = here.store.write
+
+        async def read(self, unit):
+            found = await here.store.read(unit)
+            if self.first is None:
+                assert here.spending.free == 1
+                self.first = await here.enrol(csr)
+            return found
+
+    csr = make_csr(common_name="x")
+    here = world(window=600)
+    store = Overtaken()
+    late = Enrolment(
+        store=store,
+        spenders={"spending": here.spending},
+        clock=now,
+        ca_timeout=timedelta(seconds=0.2),
+        process="b1/0/0",
+    )
+    answer = await late.enrol(here.request(csr))
+    assert answer.certificate == store.first.certificate
+    assert here.spending.counts == (0, 0, 1)
+
+
+@pytest.mark.parametrize(("remote", "certificates_made"), [(False, 1), (True, 2)], ids=["local", "remote"])
+async def test_the_same_request_at_the_same_time_is_one_certificate_unless_a_remote_ca_knows_two(
+    world, remote, certificates_made
+):
+    """RULES D4: what a remote CA has signed is recorded, so that it can be revoked; the newest is given again."""
+    go = asyncio.Event()
+
+    async def slowly(order):
+        await go.wait()
+        return Issued(certificate=sign(order))
+
+    here = world(CA(slowly), remote=remote, claim=None, window=600)
+    as_certificate(here)
+    csr = make_csr(common_name="ws42")
+    both = [asyncio.create_task(here.enrol(csr)) for _ in range(2)]
+    while len(here.backend.orders) < 2:
+        await asyncio.sleep(0.01)
+    go.set()
+    answers = await asyncio.gather(*both)
+    assert len(await here.recorded()) == certificates_made
+    again = await here.enrol(csr)
+    assert again.certificate in [answer.certificate for answer in answers]
+    assert len(here.backend.orders) == 2
+
+
+async def test_a_ticket_has_no_window(world):
+    """RULES D4: a proof that a client has any number of is no credential to ask again with, whatever certificate is beside it."""
+    here = world(claim=None, window=600)
+    as_certificate(here, method="gssapi")
+    csr = make_csr(common_name="ws42")
+    first, second = [await here.enrol(csr) for _ in range(2)]
+    assert first.certificate != second.certificate
+
+
+async def test_a_certificate_whose_key_was_compromised_meanwhile_is_not_given_again(world):
+    """RULES F5: also where it was another certificate of the same key that was revoked."""
+    here = world(CA(), claim=None, window=600)
+    as_certificate(here)
+    key = make_key()
+    other, csr = make_csr(common_name="a", key=key), make_csr(common_name="b", key=key)
+    await here.enrol(other)
+    await here.enrol(csr)
+    recorded = await here.recorded()
+    first = recorded[-1]
+    await here.store.write(partial(certificates.revoke, fingerprint=first.fingerprint, reason=Reason.KEY_COMPROMISE))
+    with pytest.raises(KeyRefused, match="compromise"):
+        await here.enrol(csr)
+
+
+async def test_a_certificate_that_is_revoked_while_its_retry_is_under_way_is_not_given_again(world):
+    """It is looked at once more in the transaction that writes the retry down."""
+    here = world(window=600)
+    csr = make_csr(common_name="x")
+    await here.enrol(csr)
+    (recorded,) = await here.recorded()
+
+    async def revoke(step):
+        if step == "record":
+            unit = partial(certificates.revoke, fingerprint=recorded.fingerprint, reason=Reason.SUPERSEDED)
+            await here.store.write(unit)
+
+    here.enrolment._checkpoint = revoke
+    with pytest.raises(BackendUnavailable) as raised:
+        await here.enrol(csr)
+    assert raised.value.reason == "replay_ended"
+    assert raised.value.retry_after == timedelta(seconds=1)
+
+
+def as_certificate(here, method="mtls"):
+    """Let the client of this world show a client certificate, and be known by it unless another method says so."""
+    device = ROOT.issue_client("ws42").certificate
+    here.connection = replace(CONNECTION, presented=PresentedCertificate(leaf=device))
+    here.method = method
 
 
 async def test_a_job_is_run_by_one_of_two_processes(world):

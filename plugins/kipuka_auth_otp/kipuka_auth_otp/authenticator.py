@@ -5,8 +5,8 @@ the room: the statements (`kipuka_auth_otp.ledger`), hashing (`kipuka_auth_otp.s
 host's.
 
 Which failures count: secrets that are unknown, spent, expired or revoked. A header that cannot be read carries no secret; a token
-at another label than its own is no guess; one that another request holds is good. None of these count. A success takes nothing off
-the count: otherwise the holder of one good token could guess for ever.
+at another label than its own is no guess; one that another request holds is good; a spent one that asks again for a lost answer gets it.
+None of these count. A success takes nothing off the count: otherwise the holder of one good token could guess for ever.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ from kipuka.api import (
 )
 from kipuka_auth_otp import ledger
 from kipuka_auth_otp.config import OTPSettings
-from kipuka_auth_otp.ledger import INVALID, TokenRow
+from kipuka_auth_otp.ledger import INVALID, METHOD, TokenRow
 from kipuka_auth_otp.names import common_name, host_name_of, parse_san, parse_subject
 from kipuka_auth_otp.secrecy import LookupKey, LookupKeyError, is_token_shaped, read_lookup_key, verify_token
 from kipuka_auth_otp.tokens import Tokens
 
 __all__ = ["METHOD", "OTPAuthenticator", "open_otp", "read_password"]
-
-METHOD = "otp"
 
 COUNTED = frozenset({"unknown_token", "token_spent", "token_expired", "token_revoked"})
 """The reasons that count for a lock-out (RULES C4)."""
@@ -76,9 +74,13 @@ class OTPAuthenticator:
         if locked is not None:
             return locked
         verdict = self._judge(await self._find(token), credentials.label)
-        if isinstance(verdict, Denied) and verdict.reason in COUNTED:
+        if isinstance(verdict, Denied) and verdict.reason in COUNTED and verdict.spent is None:
             return await self._lockouts.failure(address) or verdict
         return verdict
+
+    async def count_failure(self, denied: Denied, credentials: Credentials, /) -> Denied:
+        """A spent token that asked for something new: a failure like the others."""
+        return await self._lockouts.failure(credentials.connection.client_address) or denied
 
     def _judge(self, row: TokenRow | None, label: str | None) -> Authenticated | Denied:
         if row is None:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from kipuka.api import BackendFault, DenialKind, Denied
+from kipuka.api import BackendFault, Claim, DenialKind, Denied
 from kipuka.api.storage import (
     CheckConstraint,
     Column,
@@ -38,6 +38,7 @@ from kipuka_auth_otp.events import OTPCreated, OTPRevoked, OTPUsed
 __all__ = [
     "HELD",
     "INVALID",
+    "METHOD",
     "OTP_STORAGE",
     "TOKENS",
     "TokenRow",
@@ -54,6 +55,8 @@ __all__ = [
     "state_at",
     "unusable",
 ]
+
+METHOD = "otp"
 
 INVALID = "invalid OTP token"
 """The one text for every token that is not good, whatever is wrong with it."""
@@ -133,11 +136,16 @@ def state_at(row: TokenRow, now: datetime) -> TokenState:
 
 
 def ended(row: TokenRow, now: datetime) -> Denied | None:
-    """Why no certificate can ever be had for this token any more, or None."""
+    """Why no certificate can ever be had for this token any more, or None.
+
+    A spent one still asks for an answer that was lost (RULES D4), up to its `expires_at`, and not once it was revoked.
+    """
     state = state_at(row, now)
     if state is TokenState.ACTIVE:
         return None
-    return Denied(detail=INVALID, reason=f"token_{state}", name=row.client_id)
+    asks_again = state is TokenState.SPENT and row.expires_at > timestamp(now)
+    spent = Claim(plugin=METHOD, ref=row.id) if asks_again else None
+    return Denied(detail=INVALID, reason=f"token_{state}", name=row.client_id, spent=spent)
 
 
 def unusable(row: TokenRow, now: datetime) -> Denied | None:

@@ -144,6 +144,9 @@ class Bench:
     async def present(self, token: str, **changes: Any) -> AuthOutcome:
         return await self.otp.authenticate(credentials(basic(token), **changes))
 
+    async def count(self, denied: Denied) -> Denied:
+        return await self.otp.count_failure(denied, credentials(None))
+
     async def reserve(self, ref: str) -> Denied | None:
         return await self.services.write(lambda tx: self.otp.reserve(tx, ref))
 

@@ -16,6 +16,7 @@ from kipuka.api import (
     Authenticated,
     Authorization,
     Claim,
+    CountsFailures,
     DenialKind,
     Denied,
     NotPresented,
@@ -132,6 +133,46 @@ async def test_unknown_spent_expired_and_revoked_tokens_are_told_apart_in_audit_
         assert bench.failures == before + 1
 
 
+async def test_a_spent_token_says_so_and_counts_only_when_the_host_has_no_answer_to_give_again(make_bench):
+    """RULES C4, D4: it may ask for an answer that was lost, which is no failure."""
+    bench = await make_bench(max_failures=1)
+    token, ref = await bench.token()
+    await bench.spend(ref)
+    for _ in range(3):
+        denied = await bench.present(token)
+        assert (denied.reason, denied.spent) == ("token_spent", Claim(plugin="otp", ref=ref))
+    assert bench.failures == 0
+    assert await bench.count(denied) == denied
+    assert bench.failures == 1
+    assert (await bench.count(denied)).kind is DenialKind.LOCKED
+    assert (await bench.present(token)).kind is DenialKind.LOCKED
+
+
+async def test_a_spent_token_that_was_revoked_or_has_expired_asks_for_nothing_any_more(make_bench, services):
+    """RULES D4. Each of these counts at once."""
+    bench = await make_bench(max_failures=100)
+    revoked, revoked_ref = await bench.token()
+    expired, expired_ref = await bench.token(expires_at="2026-06-24T10:16:00Z")
+    for ref in (revoked_ref, expired_ref):
+        await bench.spend(ref)
+    await bench.otp.tokens.revoke(revoked_ref)
+    services.clock.advance(timedelta(seconds=60))
+    for token, reason in ((revoked, "token_revoked"), (expired, "token_spent")):
+        before = bench.failures
+        denied = await bench.present(token)
+        assert (denied.reason, denied.spent) == (reason, None)
+        assert bench.failures == before + 1
+
+
+async def test_a_wrong_secret_is_never_called_spent(bench):
+    """RULES D1, D4: the hash is checked before anything is said of the token, also of a spent one with the same index."""
+    token, ref = await bench.token()
+    await bench.spend(ref)
+    for wrong in (TWENTY, token[:-1] + ("a" if token[-1] != "a" else "b")):
+        denied = await bench.present(wrong)
+        assert (denied.reason, denied.spent) == ("unknown_token", None)
+
+
 async def test_a_token_ends_at_expires_at_to_the_second(bench, services):
     token, _ = await bench.token(expires_at="2026-06-24T10:16:00Z")
     services.clock.advance(timedelta(seconds=59.7))
@@ -244,8 +285,9 @@ async def test_the_challenge_is_basic_in_utf_8(bench):
     assert bench.otp.challenge == 'Basic realm="kipuka", charset="UTF-8"'
 
 
-async def test_the_opened_object_spends_on_issue(bench):
+async def test_the_opened_object_spends_on_issue_and_counts_failures(bench):
     assert isinstance(bench.otp, SpendsOnIssue)
+    assert isinstance(bench.otp, CountsFailures)
 
 
 async def test_a_cancelled_request_leaves_nothing_held(bench):

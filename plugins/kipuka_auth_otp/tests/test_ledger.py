@@ -13,7 +13,7 @@ from kipuka_auth_otp.ledger import OTP_STORAGE, TOKENS
 from kipuka_auth_otp.migrations import otp_0001_tokens
 from sqlalchemy.exc import IntegrityError
 
-from kipuka.api import BackendFault, DenialKind, Denied
+from kipuka.api import BackendFault, Claim, DenialKind, Denied
 
 
 @pytest.mark.parametrize("uses", [1, 3])
@@ -24,7 +24,10 @@ async def test_of_twenty_requests_exactly_as_many_as_there_are_uses_get_one(benc
     assert {denied.kind for denied in outcomes if denied is not None} == {DenialKind.BUSY}
     for _ in range(uses):
         await bench.redeem(ref)
-    assert await bench.reserve(ref) == Denied(detail="invalid OTP token", reason="token_spent", name="workstation-42")
+    spent = Claim(plugin="otp", ref=ref)
+    assert await bench.reserve(ref) == Denied(
+        detail="invalid OTP token", reason="token_spent", name="workstation-42", spent=spent
+    )
 
 
 async def test_a_use_given_back_can_be_had_again(bench):

@@ -351,6 +351,21 @@ MATRIX = [
         arrange=anchors(root_of(key="rsa1024")),
         id="weak anchor",
     ),
+    # [est]
+    warning(
+        "est.replay_window",
+        "gets the same answer for 24.5 hours",
+        "write 600",
+        changes={"est": {"replay_window": 88_200}},
+        id="long replay window",
+    ),
+    warning(
+        "est.label[lab].replay_window",
+        "gets the same answer for 720 hours",
+        "write 600",
+        changes={"est": {"label": [{"name": "lab", "replay_window": 30 * 86400}]}},
+        id="long replay window of a label",
+    ),
     # [db]
     error(
         "db.url", "there is no database", "kipuka db upgrade", changes={"db": {"url": "sqlite:///no.db"}}, id="no db"
@@ -615,6 +630,7 @@ def test_a_weak_setting_is_told_with_its_remedy(look, row):
         pytest.param(admin_tls(), id="administrators of a CA of their own"),
         pytest.param(profile(names="csr", subject_patterns={"CN": ["*.example.com"]}), id="names within patterns"),
         pytest.param(profile(validity_days=825), id="the longest validity that is advised"),
+        pytest.param({"est": {"replay_window": 86400}}, id="the longest replay window that is advised"),
         pytest.param({"audit": {"sink": [{"type": "stdout"}, {"type": "file", "path": "a.jsonl"}]}}, id="two sinks"),
     ],
 )

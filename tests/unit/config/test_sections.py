@@ -330,7 +330,6 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
     [
         ('[server]\npublic_listen = "a:1"', "server.public_listen"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
-        ("[est]\nreplay_window = 60", "est.replay_window"),
         ("[est]\nserverkeygen = true", "est.serverkeygen"),
         ('[[est.label]]\nname = "a"\nregistration_authorities = []', "est.label[a].registration_authorities"),
         ('[[est.label]]\nname = "a"\nrequire = ["mtls"]', "est.label[a].require"),

@@ -142,6 +142,29 @@ def test_labels_have_every_default_filled_in(tmp_path):
     assert (vpn.ca, vpn.profile.name, vpn.auth, vpn.client_anchors) == ("two", "vpn", ("otp",), tmp_path / "vpn.pem")
 
 
+def test_a_label_has_the_replay_window_of_est_unless_it_has_its_own(tmp_path):
+    """RULES D4: off by default; a label may switch it on or off."""
+    label = '[[est.label]]\nname = "as-est"\n[[est.label]]\nname = "own"\nreplay_window = {}\n'
+    off = settled(tmp_path, GOOD + label.format(600)).labels
+    assert {name: found.replay_window.total_seconds() for name, found in off.items()} == {
+        None: 0,
+        "as-est": 0,
+        "own": 600,
+    }
+    on = settled(tmp_path, GOOD + "[est]\nreplay_window = 60.5\n" + label.format(0)).labels
+    assert {name: found.replay_window.total_seconds() for name, found in on.items()} == {
+        None: 60.5,
+        "as-est": 60.5,
+        "own": 0,
+    }
+
+
+@pytest.mark.parametrize("value", ["-1", "2592001", '"ten minutes"', "true"])
+def test_a_replay_window_is_a_number_of_seconds_up_to_thirty_days(tmp_path, value):
+    text = f'[est]\nreplay_window = {value}\n[[est.label]]\nname = "x"\nreplay_window = {value}\n'
+    assert set(problems(tmp_path, GOOD + text)) == {"est.replay_window", "est.label[x].replay_window"}
+
+
 @pytest.mark.parametrize(
     ("line", "key", "remedy"),
     [

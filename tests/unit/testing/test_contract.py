@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from kipuka.api import (
     AuthenticatorKind,
     Authorization,
     CertificateProblem,
+    Claim,
     ClientCertificate,
     Denied,
     Identity,
@@ -185,6 +187,12 @@ class WritesANovel(PassAuthenticator):
         return Denied(detail="first line\nsecond line", reason="Wrong Word") if isinstance(outcome, Denied) else outcome
 
 
+class CallsAnythingSpent(PassAuthenticator):
+    async def authenticate(self, presented):
+        outcome = await super().authenticate(presented)
+        return replace(outcome, spent=Claim(plugin="pass", ref="1")) if isinstance(outcome, Denied) else outcome
+
+
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [
@@ -200,6 +208,7 @@ class WritesANovel(PassAuthenticator):
         (SpendsWhileJudging, "test_judging_spends_nothing"),
         (KeepsALockWhenCancelled, "test_cancellation_leaves_nothing_held"),
         (MixesUpItsCallers, "test_many_good_credentials_at_once_are_all_served"),
+        (CallsAnythingSpent, "test_a_wrong_credential_is_denied_with_a_text_and_a_reason"),
         (WritesANovel, "test_a_wrong_credential_is_denied_with_a_text_and_a_reason"),
     ],
 )
