@@ -38,6 +38,7 @@ def costly_offer() -> bytes:
 
 
 @pytest.mark.server
+@pytest.mark.slow
 def test_four_hundred_more_half_finished_exchanges_cost_no_memory(deploy, alice):
     """The first two hundred fill the room that there is for them; those after them take their places."""
     offer, csr = costly_offer(), make_csr()

@@ -59,12 +59,11 @@ def test_a_section_that_is_switched_off_takes_no_tickets(deploy, alice):
             assert [challenge.split()[0] for challenge in answer.all("WWW-Authenticate")] == ["Basic"]
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "mldsa65"])
-def test_a_channel_binding_cannot_be_required_where_it_is_undefined(deploy, kind):
+def test_a_channel_binding_cannot_be_required_where_it_is_undefined(deploy):
     """RFC 5929, 4.1: by `kipuka check` and by the start, with a server certificate whose signature has no hash."""
     deployment = deploy(gssapi={"channel_binding": "required"})
     deployment.kipuka("check")
-    server, tls = make_root(key=kind).issue_server("localhost", "127.0.0.1"), deployment.settings["tls"]
+    server, tls = make_root(key="mldsa65").issue_server("localhost", "127.0.0.1"), deployment.settings["tls"]
     (deployment.directory / tls["cert"]).write_bytes(server.pem)
     (deployment.directory / tls["key"]).write_bytes(server.key_pem())
     refused(deployment, "gssapi.channel_binding", "tls-server-end-point is undefined")
