@@ -7,11 +7,13 @@ import secrets
 
 import pytest
 
-from kipuka.testing.measure import family, open_files
-
 from .siege import CONFIGURATION, Regulars, Siege
 
-pytestmark = [pytest.mark.server]
+pytestmark = [
+    pytest.mark.server,
+    # hypothesis, of a drawn request with a large body: that is what is wanted here, and no fault of the server
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),
+]
 
 SHORT = 12  # seconds
 MINUTES = float(os.environ.get("SOAK_MINUTES", "10"))
@@ -22,10 +24,9 @@ def test_a_short_siege_harms_nobody(kipuka_servers, tmp_path):
     """Always the same attacks: whatever they find can be found again."""
     server = kipuka_servers(CONFIGURATION)
     siege = Siege.of(server, tmp_path)
-    before = open_files(family(server.pid))
     with Regulars(server, count=1) as regulars:
         siege.lay(SHORT, number=7030)
-    siege.end(regulars, before)
+    siege.end(regulars)
     print(siege.summary(regulars))
 
 
@@ -35,14 +36,13 @@ def test_a_long_siege_harms_nobody_and_leaves_the_memory_as_it_was(kipuka_server
     """SOAK_MINUTES (default 10) of attacks; memory after the last minute is within a tenth of that after the first."""
     server = kipuka_servers(CONFIGURATION)
     siege = Siege.of(server, tmp_path)
-    before = open_files(family(server.pid))
     each_minute: list[int] = []
     with capsys.disabled():
         print(f"\nsiege of {MINUTES:g} minutes, SOAK_SEED={SEED}", flush=True)
     with Regulars(server) as regulars:
         siege.lay(MINUTES * 60, number=SEED, each_minute=each_minute)
         each_minute.append(siege.resident)
-    siege.end(regulars, before)
+    siege.end(regulars)
     with capsys.disabled():
         print(siege.summary(regulars))
         print(f"memory after each minute, MiB: {', '.join(f'{size / 2**20:.1f}' for size in each_minute)}", flush=True)
