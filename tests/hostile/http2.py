@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hpack import Decoder, Encoder
 from hypothesis import strategies as st
 
-from kipuka.testing.hostile.damage import damaged, edits
+from kipuka.testing.hostile.damage import beginning, damaged, edits
 from kipuka.testing.hostile.http import HTTPRequest, requests
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -40,19 +40,25 @@ GREETING = MAGIC + frame(SETTINGS)
 CIVIL = GREETING + frame(HEADERS, block(CACERTS), flags=END_HEADERS | END_STREAM, stream=1)
 """Cacerts as a good client asks for it."""
 
-_ANY_NUMBER = st.one_of(st.sampled_from((0, 1, 2, 100, 16_383, 16_384, 65_535, 2**24 - 1, 2**31 - 1, 2**31, 2**32 - 1)), st.integers(0, 2**32 - 1))  # fmt: skip
+_number = st.one_of(st.sampled_from((0, 1, 2, 100, 16_383, 16_384, 65_535, 2**24 - 1, 2**31 - 1, 2**31, 2**32 - 1)), st.integers(0, 2**32 - 1))  # fmt: skip
 _stream = st.one_of(st.sampled_from((0, 1, 1, 1, 2, 3, 5, 2**31 - 1, 2**31 + 1)), st.integers(0, 2**32 - 1))
+_rarely = st.sampled_from((False,) * 11 + (True,))
 _times = st.sampled_from((1, 2, 10, 50, 101, 450, 2_000))
 
 
 # --- requests
 
 
-def _fields_of(request: HTTPRequest) -> Fields:
-    """As HTTP/2 has them; fields of a connection and two lengths stay, being faults there."""
+def _fields_of(request: HTTPRequest, *, as_it_is: bool) -> Fields:
+    """As HTTP/2 has them; `as_it_is` leaves what no field may have there: connection's fields, white space around values."""
     fields = [(b":method", request.method.replace(b"HEAD", b"GET")), (b":scheme", b"https"), (b":path", request.target)]
     fields += [(b":authority", value) for name, value in request.fields if name == b"Host"]
-    return (*fields, *((name.lower(), value) for name, value in request.fields if name != b"Host"))
+    for name, value in request.fields:
+        if as_it_is:
+            fields.append((name, value))
+        elif name not in {b"Host", b"Connection", b"Transfer-Encoding", b"Upgrade"}:
+            fields.append((name.lower(), value.strip()))
+    return tuple(fields)
 
 
 def _cut(content: bytes, size: int) -> list[bytes]:
@@ -62,21 +68,17 @@ def _cut(content: bytes, size: int) -> list[bytes]:
 @st.composite
 def _headers(draw: st.DrawFn, fields: Fields, *, stream: int, flags: int) -> list[bytes]:
     """The frames of one header: mostly one and whole; otherwise in pieces, with a frame between them, or without its end."""
-    content = block(fields)
-    if draw(st.integers(0, 3)):
-        head, *rest = _cut(content, LONGEST)
-    else:
-        head, *rest = _cut(content, draw(st.sampled_from((1, 7, 40, 1_000))))
+    size = draw(st.sampled_from((LONGEST,) * 12 + (1, 7, 40, 1_000)))
+    head, *rest = _cut(block(fields), size)
     frames = [frame(HEADERS, head, flags=flags, stream=stream)]
     frames += [frame(CONTINUATION, piece, stream=stream) for piece in rest[:600]]
-    match draw(st.integers(0, 11)):
-        case 0:  # its end never comes
+    match draw(st.sampled_from(("whole",) * 17 + ("endless", "interrupted", "elsewhere"))):
+        case "endless":
             return frames
-        case 1:  # something that may not be there (RFC 9113, 6.10)
+        case "interrupted":  # by something that may not be there (RFC 9113, 6.10)
             frames.insert(1, draw(st.one_of(_odd_frames(), st.just(frame(PING, bytes(8))))))
-        case 2:  # continued on another stream
-            frames.append(frame(CONTINUATION, b"", flags=END_HEADERS, stream=stream + 2))
-            return frames
+        case "elsewhere":  # continued on another stream
+            return [*frames, frame(CONTINUATION, b"", flags=END_HEADERS, stream=stream + 2)]
         case _:
             pass
     last = frames.pop()
@@ -89,12 +91,13 @@ def _requests(draw: st.DrawFn, known: tuple[str, ...], stream: int) -> list[byte
     request: HTTPRequest = draw(
         requests(known=known, labels=("factory",), admin=("/admin/otp", "/admin/certificates", "/admin/lockouts"))
     )
+    fields = _fields_of(request, as_it_is=draw(_rarely))
     if not request.body:
-        return draw(_headers(_fields_of(request), stream=stream, flags=END_STREAM))
-    frames = draw(_headers(_fields_of(request), stream=stream, flags=0))
+        return draw(_headers(fields, stream=stream, flags=END_STREAM))
+    frames = draw(_headers(fields, stream=stream, flags=0))
     size = draw(st.sampled_from((LONGEST, LONGEST, LONGEST, 1_000, 10)))
     pieces = [frame(DATA, piece, stream=stream) for piece in _cut(request.body, size)[:500]]
-    if draw(st.integers(0, 7)):
+    if not draw(_rarely):
         pieces.append(frame(DATA, b"", flags=END_STREAM, stream=stream))
     return frames + pieces
 
@@ -155,7 +158,7 @@ def _odd_frames(draw: st.DrawFn) -> bytes:
 
 def _settings() -> st.SearchStrategy[bytes]:
     """Wishes that are allowed, and such as no client has."""
-    entry = st.builds(_setting, st.one_of(st.integers(0, 9), st.integers(0, 65_535)), _ANY_NUMBER)
+    entry = st.builds(_setting, st.one_of(st.integers(0, 9), st.integers(0, 65_535)), _number)
     return st.builds(_of_settings, st.lists(entry, max_size=8))
 
 
@@ -191,52 +194,49 @@ def _flood(one: bytes, times: int) -> list[bytes]:
     return [one] * times
 
 
+def _moves(known: tuple[str, ...], stream: int) -> st.SearchStrategy[list[bytes]]:
+    """What a client may do next; requests most often. Only those that need a stream of their own use `stream`."""
+    on, broken = st.just(stream), st.one_of(st.sampled_from(BROKEN_BLOCKS), st.binary(max_size=30))
+    one_frame = st.one_of(
+        _settings(),
+        st.builds(_window, _stream, _number),
+        st.builds(_farewell, _stream, _number),
+        st.builds(_too_long, st.integers(0, 10), st.sampled_from((LONGEST, LONGEST + 1, 100_000)), _stream),
+    )
+    asked = st.sampled_from((stream,) * 15 + (2,)).flatmap(lambda number: _requests(known, number))
+    others = (
+        st.builds(_reset, on, _times),
+        st.builds(_opened, on, _times),
+        st.builds(_flood, st.sampled_from(FLOODS), _times),
+        st.builds(_bomb, on, _times),
+        st.builds(_broken_block, on, broken, st.sampled_from((b"", block(CACERTS)))),
+        st.lists(one_frame, min_size=1, max_size=1),
+        st.lists(_odd_frames(), min_size=1, max_size=4),
+    )
+    return st.one_of(*[asked] * 10, *others)
+
+
 @st.composite
 def conversations(draw: st.DrawFn, *, known: tuple[str, ...]) -> bytes:
     """All that one client says."""
     frames: list[bytes] = []
     stream = 1
     for _ in range(draw(st.sampled_from((1, 1, 2, 3, 6)))):
-        match draw(st.integers(0, 15)):
-            case 0:
-                frames += _reset(stream, draw(_times))
-                stream += 2 * len(frames)
-            case 1:
-                frames += _opened(stream, draw(_times))
-                stream += 2 * len(frames)
-            case 2:
-                frames += _flood(draw(st.sampled_from(FLOODS)), draw(_times))
-            case 3:
-                frames += _bomb(stream, draw(_times))
-            case 4:
-                frames += _broken_block(stream, draw(st.one_of(st.sampled_from(BROKEN_BLOCKS), st.binary(max_size=30))), draw(st.sampled_from((b"", block(CACERTS)))))  # fmt: skip
-            case 5:
-                frames.append(draw(_settings()))
-            case 6:
-                frames.append(draw(st.builds(_window, _stream, _ANY_NUMBER)))
-            case 7:
-                frames.append(draw(st.builds(_farewell, _stream, _ANY_NUMBER)))
-            case 8:
-                frames.append(draw(st.builds(_too_long, st.integers(0, 10), st.sampled_from((LONGEST, LONGEST + 1, 100_000)), _stream)))  # fmt: skip
-            case 9:
-                frames += draw(st.lists(_odd_frames(), min_size=1, max_size=4))
-            case _:
-                frames += draw(_requests(known, draw(st.sampled_from((stream,) * 9 + (2,)))))
-        stream += 2
-    if len(frames) < 50 and draw(st.integers(0, 5)) == 0:
+        frames += draw(_moves(known, stream))
+        stream += 2 * len(frames)
+    if len(frames) < 50 and draw(_rarely):
         frames = draw(st.permutations(frames))
     octets = b"".join(frames)
-    match draw(st.integers(0, 15)):
-        case 0:
+    match draw(st.sampled_from(("whole",) * 13 + ("damaged", "cut", "replaced"))):
+        case "damaged":
             octets = damaged(octets, draw(edits(most=4)))
-        case 1:
-            octets = octets[: int(len(octets) * draw(st.floats(0, 1)))]
-        case 2:
+        case "cut":
+            octets = beginning(octets, draw(st.floats(0, 1, exclude_max=True)))
+        case "replaced":
             octets = draw(st.binary(max_size=300))
         case _:
             pass
-    beginning = draw(st.sampled_from((GREETING,) * 12 + (MAGIC, frame(SETTINGS), b"", MAGIC[:10])))
-    return beginning + octets
+    return draw(st.sampled_from((GREETING,) * 16 + (MAGIC, frame(SETTINGS), b"", MAGIC[:10]))) + octets
 
 
 # --- what the server says

@@ -44,6 +44,7 @@ CONFIGURATION = {
     # the good clients use a few keys again and again
     "profile": [{"name": "default", "unique_keys": False}],
 }
+CONFIGURATION_WITH_HTTP2 = {**CONFIGURATION, "server": {"workers": WORKERS, "http2": True, **DEADLINES}}
 STORE_CONNECTIONS = WORKERS * 5
 """Each worker's store has a writer and up to four readers, which are opened when there is need of them."""
 BATCH = 40  # attacks per seed
