@@ -1,4 +1,4 @@
-"""What a server costs: CPU time, memory and open files of a process and all its descendants, read from /proc (Linux).
+"""What a server costs: CPU time, memory, open files and connections of its processes, read from /proc (Linux).
 
 In the room: reading. Not in the room: what is too much.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["connections", "cpu_seconds", "descriptors", "family", "open_files", "resident_octets"]
+__all__ = ["connections", "cpu_seconds", "descriptors", "family", "resident_octets"]
 
 _LISTEN = "0A"  # linux/include/net/tcp_states.h
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -54,11 +54,6 @@ def resident_octets(pids: Iterable[int]) -> int:
     """Memory that is in RAM, in octets; what processes share is counted with each of them."""
     page = os.sysconf("SC_PAGE_SIZE")
     return page * sum(int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) for pid in pids)
-
-
-def open_files(pids: Iterable[int]) -> int:
-    """How many descriptors are open."""
-    return sum(descriptors(pids).values())
 
 
 def descriptors(pids: Iterable[int]) -> Counter[str]:
