@@ -1,4 +1,4 @@
-"""What a server costs: CPU time, memory and open files of a process and all its descendants, read from /proc (Linux).
+"""What a server costs: CPU time, memory, open files and connections of its processes, read from /proc (Linux).
 
 In the room: reading. Not in the room: what is too much.
 """
@@ -6,11 +6,16 @@ In the room: reading. Not in the room: what is too much.
 from __future__ import annotations
 
 import os
+import socket
+import sys
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "family", "open_files", "resident_octets"]
+__all__ = ["connections", "cpu_seconds", "descriptors", "family", "resident_octets"]
 
+_LISTEN = "0A"  # linux/include/net/tcp_states.h
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -51,6 +56,24 @@ def resident_octets(pids: Iterable[int]) -> int:
     return page * sum(int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) for pid in pids)
 
 
-def open_files(pids: Iterable[int]) -> int:
-    """How many descriptors are open."""
-    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+def descriptors(pids: Iterable[int]) -> Counter[str]:
+    """What the open descriptors are, and how many of each: paths, and else kinds (`socket`, `pipe`, `anon_inode`; proc(5))."""
+    found: Counter[str] = Counter()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                target = str(entry.readlink())
+                found[target if target.startswith("/") else target.partition(":")[0]] += 1
+    return found
+
+
+def connections(port: int) -> tuple[str, ...]:
+    """The peers, as `address:port`, of the TCP connections over IPv4 that some process here holds at its own `port`."""
+    found: list[str] = []
+    for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
+        _number, own, peer, state, *_queues, inode = line.split()[:10]
+        is_held = inode != "0"  # what a process has closed, or not accepted yet, has no inode
+        if is_held and state != _LISTEN and int(own.rpartition(":")[2], 16) == port:
+            address, _, number = peer.partition(":")
+            found.append(f"{socket.inet_ntoa(int(address, 16).to_bytes(4, sys.byteorder))}:{int(number, 16)}")
+    return tuple(found)

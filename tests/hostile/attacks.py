@@ -1,7 +1,7 @@
 """Attacks as values: what one hostile client does on one connection, and how that is done to a server.
 
 In the room: the attacks with their strategies, clients that can do what no library lets one do, and certificates that nobody
-should show. Not in the room: whether the server bore it well (`siege`).
+should show. Not in the room: what is said in HTTP/2 (`http2`), and whether the server bore it well (`siege`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from OpenSSL import SSL
 from kipuka.testing.hostile.damage import Edit, damaged, edits, mend_lengths
 from kipuka.testing.hostile.http import HTTPRequest, requests, torn
 from kipuka.testing.pki import Credential, make_root
+
+from .http2 import conversations
 
 PATIENCE = 20.0
 """Seconds within which a server has answered or hung up, whatever it was sent; its own deadlines are a tenth of it."""
@@ -65,10 +67,11 @@ Pieces = Literal["whole", "halves", "octets"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speech:
-    """Octets over a good TLS connection, as an HTTP client might send them."""
+    """Octets over a good TLS connection, as an HTTP client might send them; which HTTP, ALPN has settled."""
 
     certificate: str | None
     tls_version: Literal["1.2", "1.3"]
+    protocol: Literal["http/1.1", "h2"] = "http/1.1"
     octets: bytes
     pieces: Pieces
     ending: Ending
@@ -154,6 +157,19 @@ def attacks(*, known: tuple[str, ...], certificates: tuple[str, ...]) -> st.Sear
     )
     speeches = _speeches(known, certificates)
     return st.integers(0, 9).flatmap(lambda dice: greetings if dice == 0 else handshakes if dice < 4 else speeches)
+
+
+def attacks_in_http2(*, known: tuple[str, ...], certificates: tuple[str, ...]) -> st.SearchStrategy[Attack]:
+    """Those on a server that speaks HTTP/2 too, in which all of these are."""
+    return st.builds(
+        Speech,
+        certificate=st.sampled_from((None, None, *certificates)),
+        tls_version=st.sampled_from(("1.2", "1.3")),
+        protocol=st.just("h2"),
+        octets=conversations(known=known),
+        pieces=_pieces,
+        ending=_endings,
+    )
 
 
 def odd_certificates(authority: Credential) -> Mapping[str, Credential]:
@@ -294,12 +310,15 @@ class Attacker:
         return self._contexts[key]
 
     def _speak(self, plain: socket.socket, attack: Speech) -> bytes:
-        tls = SSL.Connection(self.context(attack.certificate, versions=(attack.tls_version,) * 2), None)
+        protocols = (b"h2",) if attack.protocol == "h2" else ()
+        context = self.context(attack.certificate, versions=(attack.tls_version,) * 2, protocols=protocols)
+        tls = SSL.Connection(context, None)
         tls.set_connect_state()
         while not _step(tls):
             plain.sendall(_outgoing(tls))
             tls.bio_write(_incoming(plain))
         plain.sendall(_outgoing(tls))
+        assert tls.get_alpn_proto_negotiated() == b"".join(protocols), "another protocol than was asked for"
         received = b""
         for piece in _cut(attack.octets, attack.pieces):
             tls.sendall(piece)

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -16,21 +17,36 @@ from typing import Self
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from kipuka.testing.client import basic, bearer
-from kipuka.testing.measure import family, open_files, resident_octets
+from kipuka.testing.measure import connections, descriptors, family, resident_octets
 from kipuka.testing.pki import Credential, make_csr
 from kipuka.testing.server import RunningServer, wait_until
 
-from .attacks import Attack, Attacker, Greeting, Handshake, Speech, attacks, odd_certificates
+from .attacks import (
+    PATIENCE,
+    Attack,
+    Attacker,
+    Greeting,
+    Handshake,
+    Speech,
+    attacks,
+    attacks_in_http2,
+    odd_certificates,
+)
+from .http2 import CIVIL, INTERNAL_ERROR, read_reply
 
 DEADLINES = {"handshake_timeout": 2, "header_timeout": 2, "body_timeout": 2, "idle_timeout": 2, "write_timeout": 2}
+WORKERS = 2
 CONFIGURATION = {
-    "server": DEADLINES,
+    "server": {"workers": WORKERS, **DEADLINES},
     # attackers fail more often than any limit allows; what they would hear then is no news
     "otp": {"max_failures": 10000, "failure_window": 1, "lockout_duration": 1},
     "est": {"label": [{"name": "factory"}]},
     # the good clients use a few keys again and again
     "profile": [{"name": "default", "unique_keys": False}],
 }
+CONFIGURATION_WITH_HTTP2 = {**CONFIGURATION, "server": {"workers": WORKERS, "http2": True, **DEADLINES}}
+STORE_CONNECTIONS = WORKERS * 5
+"""Each worker's store has a writer and up to four readers, which are opened when there is need of them."""
 BATCH = 40  # attacks per seed
 ALLOWED = {200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 415, 429, 431, 501, 503, 505}
 LONGEST_REFUSAL = 600  # octets
@@ -67,16 +83,38 @@ def judge(received: bytes, *, is_head: bool = False) -> list[int]:
     """What must be true of every answer, whatever was asked; gives the statuses."""
     statuses = []
     for status, fields, body in responses(received, is_head=is_head):
-        assert status in ALLOWED, f"status {status}: {body[:300]!r}"
-        assert b"Traceback" not in body
-        if status >= 400:
-            kind = fields["content-type"]
-            assert kind in {"text/plain; charset=utf-8", "application/json"}, kind
-            assert len(body) <= LONGEST_REFUSAL, body
-            assert body.decode("utf-8").count("\n") <= 1, body
-            assert body or status == 401 or is_head, f"{status} says nothing"
-        if status == 503:
-            assert fields.get("retry-after"), fields
+        _judge_one(status, fields, body, is_head=is_head)
+        statuses.append(status)
+    return statuses
+
+
+def _judge_one(status: int, fields: Mapping[str, str], body: bytes, *, is_head: bool) -> None:
+    assert status in ALLOWED, f"status {status}: {body[:300]!r}"
+    assert b"Traceback" not in body
+    if status >= 400:
+        kind = fields["content-type"]
+        assert kind in {"text/plain; charset=utf-8", "application/json"}, kind
+        assert len(body) <= LONGEST_REFUSAL, body
+        assert body.decode("utf-8").count("\n") <= 1, body
+        assert body or status == 401 or is_head, f"{status} says nothing"
+    if status == 503:
+        assert fields.get("retry-after"), fields
+
+
+def judge_http2(received: bytes) -> list[int]:
+    """The same of HTTP/2. An answer may be cut off, by a client that gives it no room or breaks the protocol beside it."""
+    reply = read_reply(received)
+    assert INTERNAL_ERROR not in reply.farewells, "the connection broke"
+    statuses = []
+    for stream, answer in reply.answers.items():
+        assert answer.reset != INTERNAL_ERROR, f"the answer of stream {stream} broke off"
+        if not answer.fields:
+            continue
+        status = int(answer.fields[":status"])
+        if answer.is_whole:
+            assert len(answer.body) == int(answer.fields["content-length"] if status != 204 else 0), answer
+            _judge_one(status, answer.fields, answer.body, is_head=False)
+        assert status in ALLOWED, f"status {status}"
         statuses.append(status)
     return statuses
 
@@ -130,13 +168,17 @@ class Siege:
     attacker: Attacker
     known: tuple[str, ...]
     certificates: tuple[str, ...]
+    http2: bool = False  # whether that is what is attacked
+    workers: Sequence[int] = ()
+    files: Counter[str] = field(default_factory=Counter)  # that were open before
     done: Counter[str] = field(default_factory=Counter)
     answers: Counter[int] = field(default_factory=Counter)
     _read: int = 0  # octets of the server's log that have been looked at
 
     @classmethod
     def of(cls, server: RunningServer, directory: Path) -> Siege:
-        """Prepare certificates, and credentials that are good for much."""
+        """Prepare certificates, and credentials that are good for much; see what the server has open in peace."""
+        workers = server.wait_for_workers(WORKERS)
         files: dict[str, Path] = {}
         odd = odd_certificates(server.deployment.authority())
         for number, (name, credential) in enumerate(odd.items()):
@@ -145,7 +187,13 @@ class Siege:
         factory = server.make_token("device-1", max_uses=1_000_000, label="factory")
         known = (basic(token.value), basic(factory.value), bearer(server.deployment.admin_token))
         attacker = Attacker(host=server.host, port=server.port, source="127.0.0.2", certificates=files)
-        return cls(server=server, attacker=attacker, known=known, certificates=tuple(odd))
+        http2 = server.deployment.settings["server"].get("http2", False)
+        siege = cls(
+            server=server, attacker=attacker, known=known, certificates=tuple(odd), http2=http2, workers=workers
+        )
+        wait_until(lambda: not connections(server.port), what="the end of what prepared it")
+        siege.files = siege._open_files()
+        return siege
 
     def lay(self, seconds: float, *, number: int, each_minute: list[int] | None = None) -> None:
         """Attack for that long; the seeds are `number` and those after it. `each_minute` collects the memory, in octets."""
@@ -158,6 +206,8 @@ class Siege:
             self.look_at_the_log()
 
     def _batch(self, number: int) -> None:
+        strategy = attacks_in_http2 if self.http2 else attacks
+
         @seed(number)
         @settings(
             max_examples=BATCH,
@@ -166,7 +216,7 @@ class Siege:
             phases=(Phase.generate,),
             suppress_health_check=tuple(HealthCheck),
         )
-        @given(attacks(known=self.known, certificates=self.certificates))
+        @given(strategy(known=self.known, certificates=self.certificates))
         def batch(attack: Attack) -> None:
             self.attack(attack)
 
@@ -175,10 +225,15 @@ class Siege:
     def attack(self, attack: Attack) -> None:
         """Carry one attack out; then the same kind of client is served as ever."""
         self.done[type(attack).__name__] += 1
-        received = self.attacker.carry_out(attack)
-        self.answers.update(judge(received, is_head=isinstance(attack, Speech) and attack.is_head))
+        self.answers.update(self._statuses(attack))
         assert self.server.is_running
-        assert judge(self.attacker.carry_out(_civil(attack))) == [200], "cacerts is not served any more"
+        assert self._statuses(_civil(attack)) == [200], "cacerts is not served any more"
+
+    def _statuses(self, attack: Attack) -> list[int]:
+        received = self.attacker.carry_out(attack)
+        if isinstance(attack, Speech) and attack.protocol == "h2":
+            return judge_http2(received)
+        return judge(received, is_head=isinstance(attack, Speech) and attack.is_head)
 
     def look_at_the_log(self) -> None:
         """No traceback and no internal error in what the server wrote since the last time."""
@@ -198,13 +253,25 @@ class Siege:
         """Memory of the server's processes, in octets."""
         return resident_octets(family(self.server.pid))
 
-    def end(self, regulars: Regulars, files_before: int) -> None:
+    def _open_files(self) -> Counter[str]:
+        return descriptors(family(self.server.pid))
+
+    def left_open(self) -> Counter[str]:
+        """What is open that was not before. The store may have opened as many of its own as it ever will."""
+        allowed = Counter(self.files)
+        for name in (self.server.deployment.database, f"{self.server.deployment.database}-wal"):
+            allowed[str(name)] = STORE_CONNECTIONS
+        return self._open_files() - allowed
+
+    def end(self, regulars: Regulars) -> None:
         """What must be true when all is over: nobody good was harmed, nothing is left open, the audit log is whole."""
         assert regulars.faults == []
         assert regulars.renewed > 0
-        wait_until(
-            lambda: open_files(family(self.server.pid)) <= files_before + 4, timeout=20, what="all connections closed"
-        )
+        assert self.server.workers() == self.workers, "a worker died"
+        deadline = time.monotonic() + PATIENCE
+        while left := (connections(self.server.port) or self.left_open()):
+            assert time.monotonic() < deadline, f"still open: {left}"
+            time.sleep(0.1)
         self.look_at_the_log()
         self.server.deployment.kipuka("audit", "verify")
 
@@ -220,15 +287,22 @@ class Siege:
 
 def _civil(attack: Attack) -> Speech:
     """Cacerts as the same kind of client would ask for it."""
-    certificate, version = None, "1.3"
+    certificate, version, protocol = None, "1.3", "http/1.1"
     match attack:
         case Speech():
-            certificate, version = attack.certificate, attack.tls_version
+            certificate, version, protocol = attack.certificate, attack.tls_version, attack.protocol
         case Handshake() if attack.versions[0] in {"1.2", "1.3"}:
             version = attack.versions[0]
         case Greeting() | Handshake():
             pass
-    return Speech(certificate=certificate, tls_version=version, octets=CACERTS, pieces="whole", ending="notify")
+    return Speech(
+        certificate=certificate,
+        tls_version=version,
+        protocol=protocol,
+        octets=CIVIL if protocol == "h2" else CACERTS,
+        pieces="whole",
+        ending="notify",
+    )
 
 
 def _write(credential: Credential, file: Path) -> Path:

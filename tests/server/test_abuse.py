@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import socket
 import time
-from pathlib import Path
 
 import pytest
 from OpenSSL import SSL
 
 from kipuka.testing.client import basic, encode_body
-from kipuka.testing.measure import family, resident_octets
+from kipuka.testing.measure import descriptors, family, resident_octets
 from kipuka.testing.peer import Peer, client_context
 from kipuka.testing.pki import make_csr
 
@@ -29,12 +28,7 @@ PATIENCE = {"idle_timeout": 600, "header_timeout": 600, "body_timeout": 600, "wr
 
 
 def sockets(pid: int) -> int:
-    links = (link for process in family(pid) for link in Path(f"/proc/{process}/fd").iterdir())
-    found = 0
-    for link in links:
-        with contextlib.suppress(FileNotFoundError):
-            found += link.readlink().name.startswith("socket:")
-    return found
+    return descriptors(family(pid))["socket"]
 
 
 class Crowd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -10,11 +11,13 @@ import time
 
 import pytest
 from cryptography import x509
+from h2.errors import ErrorCodes
 
-from kipuka.testing.client import TLSAlert, est_path
+from kipuka.testing.client import TLSAlert, basic, est_path
 from kipuka.testing.pki import make_csr, make_root
 from kipuka.testing.server import wait_until
 
+from .http2_peer import HTTP2Peer
 from .load import CACERTS, Load
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -355,3 +358,26 @@ def test_a_server_of_one_worker_reloads_as_well(kipuka_servers):
     assert isinstance(
         x509.load_pem_x509_certificate((server.deployment.directory / CERT).read_bytes()), x509.Certificate
     )
+
+
+async def test_after_a_reload_http2_connections_end_with_what_they_began(kipuka_servers):
+    """A stream that was open is answered, the first new one too, and then comes GOAWAY: the next connection sees the new certificate."""
+    server = kipuka_servers({"server": {"workers": 2, "http2": True}})
+    token = await asyncio.to_thread(server.make_token)
+    busy, idle = await HTTP2Peer.ready(server.port), await HTTP2Peer.ready(server.port)
+    body = base64.b64encode(make_csr(common_name=token.client_id).der)
+    fields = [("content-type", "application/pkcs10"), ("authorization", basic(token.value))]
+    begun = await busy.request(est_path("simpleenroll"), "POST", body[:100], fields, end=False)
+    assert (await idle.get(CACERTS)).status == 200
+    serial = give_new_certificate(server.deployment)
+    await asyncio.to_thread(good_reload, server)
+    assert (await busy.get(CACERTS)).status == 200
+    assert (await busy.get(CACERTS)).reset == ErrorCodes.REFUSED_STREAM
+    await busy.upload(begun, body[100:])
+    assert (await busy.response(begun)).status == 200
+    assert (await idle.get(CACERTS)).status == 200
+    for peer in (busy, idle):
+        await peer.rest()
+        assert peer.goaway == ErrorCodes.NO_ERROR
+        assert peer.peer.closed_cleanly
+    assert await asyncio.to_thread(served_serial, server) == serial

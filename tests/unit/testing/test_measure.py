@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from kipuka.testing.measure import cpu_seconds, family, open_files, resident_octets
+from kipuka.testing.measure import connections, cpu_seconds, descriptors, family, resident_octets
 from kipuka.testing.server import wait_until
 
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
@@ -35,7 +36,7 @@ def test_a_process_that_is_gone_has_no_family():
     assert family(done.pid) == ()
 
 
-def test_work_memory_and_files_are_seen(tmp_path):
+def test_work_and_memory_are_seen():
     own = (os.getpid(),)
     before = cpu_seconds(own)
     end = time.process_time() + 0.1
@@ -43,6 +44,22 @@ def test_work_memory_and_files_are_seen(tmp_path):
         pass
     assert cpu_seconds(own) >= before + 0.05
     assert resident_octets(own) > 2**20
-    files = open_files(own)
-    with (tmp_path / "x").open("w"):
-        assert open_files(own) == files + 1
+
+
+def test_descriptors_are_told_by_what_they_are(tmp_path):
+    own = (os.getpid(),)
+    before = descriptors(own)
+    with (tmp_path / "x").open("w"), socket.socket(), socket.socket():
+        assert descriptors(own) - before == {str(tmp_path / "x"): 1, "socket": 2}
+    assert descriptors(own) == before
+
+
+def test_connections_are_those_that_are_held_at_a_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert connections(port) == ()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            accepted, _ = listening.accept()
+            with accepted:
+                assert connections(port) == (f"127.0.0.1:{client.getsockname()[1]}",)
+            assert connections(port) == ()
