@@ -202,6 +202,34 @@ def enrolled_by_token(server):
     return server.client().enroll(make_csr(common_name="after"), token=token.value).status == 200
 
 
+def test_a_refusal_tells_wrong_values_plugins_and_missing_files_at_once(server, settings):
+    written = settings.config_file.read_bytes()
+    without_key(settings)
+    settings.configure({"est": {"base64_lines": "sometimes"}, "kerberos": {"keytab": "x"}})
+    problems = refused_reload(server).splitlines()
+    settings.config_file.write_bytes(written)
+    file = settings.config_file
+    assert [problem.removeprefix(f"{file}: ").partition(":")[0] for problem in problems] == [
+        "est.base64_lines",
+        "plugin kerberos, find",
+        "tls.key",
+    ]
+    assert f"there is no file {settings.directory / KEY}" in problems[2]
+    assert enrolled_by_token(server)
+
+
+def test_a_refusal_for_other_plugins_tells_the_rest_too(server, settings):
+    written = settings.config_file.read_bytes()
+    without_key(settings)
+    settings.configure({"otp": None, "est": {"base64_lines": "sometimes"}})
+    problems = refused_reload(server).splitlines()
+    settings.config_file.write_bytes(written)
+    assert len(problems) == 3
+    assert "est.base64_lines" in problems[0]
+    assert "the set of plugins has changed (otp is no longer used); restart the server" in problems[1]
+    assert "tls.key" in problems[2]
+
+
 def test_after_a_refusal_the_next_good_configuration_takes_effect(server, settings):
     deployment = settings
     serial = give_new_certificate(deployment)
