@@ -127,9 +127,7 @@ def test_the_files_of_tls_are_looked_at_beside_a_wrong_version(check):
     ("changes", "key"),
     [
         pytest.param({"db": {"url": None, "ulr": "sqlite:///other.db"}}, "db.ulr", id="the database"),
-        pytest.param(
-            {"otp": {"max_uses": None, "lookup_key": None, "lookup_kye": "o.key"}}, "otp.lookup_kye", id="a method"
-        ),
+        pytest.param({"otp": {"max_uses": 10, "max_usse": 1}}, "otp.max_usse", id="a method"),
         pytest.param(
             {"audit": {"sink": [{"type": "syslog", "transprt": "tls"}]}}, "audit.sink[syslog].transprt", id="a sink"
         ),
@@ -143,6 +141,10 @@ def test_a_section_with_a_mistake_is_not_judged_by_what_it_does_not_say(check, d
     section = key.partition(".")[0].partition("[")[0]
     assert [at for severity, at in found if at.startswith(section)] == [key]
     assert ("warning", "log.level") not in found  # whoever mends the rest hears of it
+
+
+def test_a_plugin_that_is_missing_is_not_told_as_a_method_that_is_missing(check):
+    assert check({"tls": {"client_auth": None}, "otp": None, "kerberos": {}}).keys() == {("error", "")}
 
 
 def test_a_missing_configuration_is_one_finding(tmp_path):
