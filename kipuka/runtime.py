@@ -239,7 +239,7 @@ def compose(path: Path, environ: Mapping[str, str]) -> Composition:
     except Unsettled as error:
         raise CompositionError(error.problems, loaded.faults, Draft(settings=error.known, plugins=loaded)) from error
     if loaded.faults:
-        raise CompositionError((), loaded.faults, Draft(settings=settings, plugins=loaded))
+        raise CompositionError((), loaded.faults, Draft(settings=settings.in_part(), plugins=loaded))
     return Composition(settings=settings, plugins=loaded)
 
 
@@ -279,7 +279,7 @@ def recompose(running: Composition, path: Path, environ: Mapping[str, str]) -> R
         draft = Draft(settings=error.known, plugins=plugins)
         raise CompositionError((*error.problems, *changed), faults, draft) from error
     if faults or changed:
-        raise CompositionError(changed, faults, Draft(settings=settings, plugins=plugins))
+        raise CompositionError(changed, faults, Draft(settings=settings.in_part(), plugins=plugins))
     change = reload(running.settings, settings)
     composition = Composition(settings=change.settings, plugins=plugins)
     return Recomposition(composition=composition, restart_needed=change.restart_needed)

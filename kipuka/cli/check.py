@@ -174,8 +174,8 @@ class _Look:
 
     @property
     def whole(self) -> Settings | None:
-        """The settings, where nothing is wrong with them and with the plugins: what looks at the whole has sense then alone."""
-        return self.settings if isinstance(self.settings, Settings) and not self.plugins.faults else None
+        """The settings, where they are whole: only then has it sense to look at more than single sections."""
+        return self.settings if isinstance(self.settings, Settings) else None
 
     def all(self, *, ports: bool) -> None:
         self._configuration_file()

@@ -100,6 +100,21 @@ class Settings(Known):
         """The methods that are on, in the order in which they are asked (RULES K4)."""
         return tuple(self.authenticators)
 
+    def in_part(self) -> Known:
+        """The same as something to look at only: where plugins are missing, whose sections and items are not here."""
+        return Known(
+            file=self.file,
+            tls=self.tls,
+            db=self.db,
+            cas=self.cas,
+            labels=self.labels,
+            sinks=self.sinks,
+            admin=self.admin,
+            authenticators=self.authenticators,
+            disabled=self.disabled,
+            overrides=self.overrides,
+        )
+
     def ca(self, id: str) -> CAItem:  # noqa: A002 - the key is called id in the file
         """The CA of that id. Raises KeyError."""
         for item in self.cas:

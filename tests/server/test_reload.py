@@ -175,6 +175,11 @@ def changed(changes):
         pytest.param(
             changed({"otp": None}), "the set of plugins has changed (otp is no longer used)", id="a plugin less"
         ),
+        pytest.param(
+            changed({"audit": {"sink": [{"type": "stdout"}]}}),
+            "the set of plugins has changed (stdout would be new, file is no longer used)",
+            id="another plugin",
+        ),
         pytest.param(without_key, "there is no file", id="no key"),
         pytest.param(with_the_key_of_another, "is not the key of the certificate", id="the key of another"),
         pytest.param(changed({"otp": {"hash_algorithm": "hunter2"}}), "hash_algorithm", id="a wrong value"),
