@@ -41,13 +41,12 @@ from kipuka.api import (
     StartupError,
     Tx,
 )
-from kipuka.api.errors import ConfigError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
 from kipuka.audit.gate import AuditGate
 from kipuka.audit.pipeline import Outbox, open_outbox
 from kipuka.authentication import Authentication, LabelAuthentication, records_of
-from kipuka.config import AdminSection, Label, Settings
+from kipuka.config import AdminSection, Known, Label, Settings, Unsettled
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService
@@ -65,6 +64,7 @@ __all__ = [
     "ADMIN_LOCKOUT",
     "Composition",
     "CompositionError",
+    "Draft",
     "Feeding",
     "Foundation",
     "Recomposition",
@@ -89,20 +89,29 @@ ADMIN_LOCKOUT = LockoutPolicy(max_failures=5, window=timedelta(minutes=5), durat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Composition:
-    """A configuration with the plugins it uses: checked, nothing opened."""
+class Draft:
+    """As much of a configuration and of the plugins it uses as can be looked at. Nothing is started with it."""
 
-    settings: Settings
+    settings: Known
     plugins: Plugins
 
 
-class CompositionError(StartupError):
-    """All that is wrong with configuration and plugins together."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition(Draft):
+    """A configuration with the plugins it uses: checked, nothing opened."""
 
-    def __init__(self, problems: tuple[ConfigProblem, ...], faults: tuple[PluginFault, ...]) -> None:
-        super().__init__("\n".join([*map(str, problems), *map(str, faults)]))
+    settings: Settings
+
+
+class CompositionError(StartupError):
+    """All that is wrong with configuration and plugins together. What the good sections name has not been looked at: `draft`."""
+
+    def __init__(self, problems: tuple[ConfigProblem, ...], faults: tuple[PluginFault, ...], draft: Draft) -> None:
+        file = draft.settings.file
+        super().__init__("\n".join([*map(str, problems), *(f"{file}: {fault}" for fault in faults)]))
         self.problems = problems
         self.faults = faults
+        self.draft = draft
 
 
 def utc_now() -> datetime:
@@ -220,7 +229,7 @@ def compose(path: Path, environ: Mapping[str, str]) -> Composition:
     """Read the configuration, load the plugins it uses and settle both. Raises `StartupError` with every mistake."""
     raw = load_config(path, environ)
     candidates = plugin_loading.discover()
-    loaded = plugin_loading.examine(candidates, raw.used_names(), disabled=raw.disabled)
+    loaded = plugin_loading.examine(candidates, raw.uses(), disabled=raw.disabled)
     try:
         settings = raw.settle(
             authenticators=loaded.authenticators,
@@ -229,10 +238,10 @@ def compose(path: Path, environ: Mapping[str, str]) -> Composition:
             installed=loaded.installed,
             broken=loaded.broken,
         )
-    except ConfigError as error:
-        raise CompositionError(error.problems, loaded.faults) from error
+    except Unsettled as error:
+        raise CompositionError(error.problems, loaded.faults, Draft(settings=error.known, plugins=loaded)) from error
     if loaded.faults:
-        raise CompositionError((), loaded.faults)
+        raise CompositionError((), loaded.faults, Draft(settings=settings.in_part(), plugins=loaded))
     return Composition(settings=settings, plugins=loaded)
 
 
@@ -255,9 +264,11 @@ def recompose(running: Composition, path: Path, environ: Mapping[str, str]) -> R
     faults = plugin_loading.examine(plugins.candidates, strange, disabled=raw.disabled).faults
     added = sorted(uses.keys() - plugins.loaded.keys() - strange.keys())
     removed = sorted(plugins.loaded.keys() - uses.keys())
-    if not faults and (added or removed):
+    changed: tuple[ConfigProblem, ...] = ()
+    if not faults and (added or removed):  # a name that nobody brings may stand for one that is missed
         changes = [f"{name} would be new" for name in added] + [f"{name} is no longer used" for name in removed]
-        raise StartupError(f"{raw.file}: the set of plugins has changed ({', '.join(changes)}): restart the server")
+        problem = f"the set of plugins has changed ({', '.join(changes)})"
+        changed = (ConfigProblem(file=str(raw.file), key="", problem=problem, remedy="restart the server"),)
     try:
         settings = raw.settle(
             authenticators=plugins.authenticators,
@@ -266,10 +277,11 @@ def recompose(running: Composition, path: Path, environ: Mapping[str, str]) -> R
             installed=plugins.installed,
             broken=added,
         )
-    except ConfigError as error:
-        raise CompositionError(error.problems, faults) from error
-    if faults:
-        raise CompositionError((), faults)
+    except Unsettled as error:
+        draft = Draft(settings=error.known, plugins=plugins)
+        raise CompositionError((*error.problems, *changed), faults, draft) from error
+    if faults or changed:
+        raise CompositionError(changed, faults, Draft(settings=settings.in_part(), plugins=plugins))
     change = reload(running.settings, settings)
     composition = Composition(settings=change.settings, plugins=plugins)
     return Recomposition(composition=composition, restart_needed=change.restart_needed)

@@ -11,18 +11,22 @@ A plugin whose requirements are compiled against a library of the machine names 
 (`[tool.kipuka] needs-headers`). A server runs without it, and the rest can be worked on without it: it is part of `dev`
 only where all of that is there.
 
+Two of them at once in one checkout take turns, by a lock on `.venv.lock`.
+
 It runs before anything is installed, so it uses the standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools import is_there, provide
@@ -30,6 +34,7 @@ from tools import is_there, provide
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STATE = VENV / "kipuka-environment.json"
+LOCK = ROOT / ".venv.lock"  # beside it: the folder itself is made anew
 OLDEST, NEWEST = (3, 11), (3, 13)
 
 
@@ -130,22 +135,31 @@ def need_ensurepip() -> None:
     fail(f"{sys.executable} cannot make virtual environments; as root run: apt install {package}")
 
 
-def main() -> None:
-    flavour = sys.argv[1] if len(sys.argv) == 2 else ""
-    if flavour not in {"run", "dev", "headers"}:
-        fail("usage: environment.py run|dev|headers")
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        version = ".".join(str(part) for part in sys.version_info[:3])
-        fail(
-            f"{sys.executable} is Python {version}, kipuka needs 3.11 to 3.13; name another one: make PYTHON=python3.11"
-        )
-    if flavour == "headers":
-        sys.exit(provide(all_headers()))
+def is_same_base(state: dict[str, str], wanted: dict[str, str]) -> bool:
+    return all(state.get(key) == wanted[key] for key in ("folder", "python"))
+
+
+def is_as_wanted(flavour: str) -> bool:
     state, wanted = present_state(), wanted_state(flavour)
-    same_base = all(state.get(key) == wanted[key] for key in ("folder", "python"))
-    if same_base and state.get(flavour) == wanted[flavour]:
-        return
-    if not same_base:
+    return is_same_base(state, wanted) and state.get(flavour) == wanted[flavour]
+
+
+@contextlib.contextmanager
+def my_turn() -> Iterator[None]:
+    """Nobody else works on the environment meanwhile. The kernel lets go of the lock with the process, however that ends."""
+    with LOCK.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another make, which works on .venv", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make(flavour: str) -> None:
+    """Make the environment, or bring it up to date. It is nobody else's turn."""
+    state, wanted = present_state(), wanted_state(flavour)
+    if not is_same_base(state, wanted):
         need_ensurepip()
         print("making the environment in .venv", flush=True)
         if VENV.exists():
@@ -166,6 +180,24 @@ def main() -> None:
     quiet([*pip, "--no-deps", "--no-build-isolation", *editable])
     both = {**wanted, **({"run": wanted_state("run")["run"]} if flavour == "dev" else {})}
     STATE.write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    flavour = sys.argv[1] if len(sys.argv) == 2 else ""
+    if flavour not in {"run", "dev", "headers"}:
+        fail("usage: environment.py run|dev|headers")
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        version = ".".join(str(part) for part in sys.version_info[:3])
+        fail(
+            f"{sys.executable} is Python {version}, kipuka needs 3.11 to 3.13; name another one: make PYTHON=python3.11"
+        )
+    if flavour == "headers":
+        sys.exit(provide(all_headers()))
+    if is_as_wanted(flavour):
+        return
+    with my_turn():
+        if not is_as_wanted(flavour):  # whoever was before may have made it
+            make(flavour)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from kipuka.api import Finding
-from kipuka.config import Address, AdminSection, CAItem, Settings
+from kipuka.audit.syslog.settings import SyslogSettings
+from kipuka.config import Address, AdminSection, CAItem, Known, Settings
 from kipuka.mtls import ClientAuth
 from kipuka.x509.profiles import Profile
 
@@ -41,7 +42,7 @@ def advice(settings: Settings) -> Iterator[Finding]:
         yield _warning("log.level", "debug tells more of clients than a log should", 'write level = "info"')
 
 
-def client_auth(settings: Settings) -> ClientAuth | None:
+def client_auth(settings: Known) -> ClientAuth | None:
     """`[tls.client_auth]`, where it is on."""
     section = settings.authenticators.get("mtls")
     return section if isinstance(section, ClientAuth) else None
@@ -193,3 +194,13 @@ def _sinks(settings: Settings) -> Iterator[Finding]:
     elif all(item.type == "stdout" for item in settings.sinks):
         problem = "the only sink is stdout, which keeps nothing itself"
         yield _warning("audit.sink", problem, f"have a collector keep it, or {remedy}")
+    for item in settings.sinks:
+        if (
+            item.on_failure == "block"
+            and isinstance(item.settings, SyslogSettings)
+            and item.settings.transport == "udp"
+        ):
+            problem = "it blocks nothing: over UDP a collector that is away is not noticed"
+            yield _warning(
+                f"audit.sink[{item.id}].on_failure", problem, 'write transport = "tls", or take on_failure out'
+            )

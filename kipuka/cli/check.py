@@ -49,7 +49,7 @@ from kipuka.cli.certificates import (
 from kipuka.cli.failures import ExitCode
 from kipuka.cli.mounts import file_system_of
 from kipuka.cli.no_store import NoStore
-from kipuka.config import Address, CAItem, Settings
+from kipuka.config import Address, CAItem, DatabaseSection, Known, ServerSection, Settings, TLSSection
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.plugins import Plugins
 from kipuka.runtime import Composition, CompositionError, compose, needs_of
@@ -82,9 +82,10 @@ class CheckFinding:
 
 
 def run_check(
-    settings: Settings, plugins: Plugins, *, now: datetime | None = None, ports: bool = True
+    settings: Known, plugins: Plugins, *, now: datetime | None = None, ports: bool = True
 ) -> Sequence[CheckFinding]:
-    """Everything that can be found, errors first. `ports` False leaves out whether the addresses are free, for a server
+    """Everything that can be found, errors first. Of settings that are not whole, what the good sections and the files they
+    name show. `ports` False leaves out whether the addresses are free, for a server
     that is about to bind them. Not to be called in an event loop.
     """
     look = _Look(settings=settings, plugins=plugins, now=now or datetime.now(UTC))
@@ -93,9 +94,11 @@ def run_check(
 
 
 def check_file(path: Path, environ: Mapping[str, str]) -> Sequence[CheckFinding]:
-    """As `run_check`, from the file; what stops the reading or the loading is found too."""
+    """As `run_check`, from the file; what stops the reading or the loading is found too, and stops no look at the rest."""
     try:
         composition = compose(path, environ)
+    except CompositionError as error:
+        return [*findings_of(error, error.draft.settings.file), *run_check(error.draft.settings, error.draft.plugins)]
     except StartupError as error:
         return findings_of(error, path)
     return run_check(composition.settings, composition.plugins)
@@ -162,29 +165,38 @@ def _count(number: int, thing: str) -> str:
 class _Look:
     """One look at everything; findings pile up."""
 
-    settings: Settings
+    settings: Known
     plugins: Plugins
     now: datetime
     findings: list[CheckFinding] = field(default_factory=list[CheckFinding])
     own_chains: dict[str, CertificateChain] = field(default_factory=dict[str, CertificateChain])
     est_anchors: list[x509.Certificate] = field(default_factory=list[x509.Certificate])
 
+    @property
+    def whole(self) -> Settings | None:
+        """The settings, where they are whole: only then has it sense to look at more than single sections."""
+        return self.settings if isinstance(self.settings, Settings) else None
+
     def all(self, *, ports: bool) -> None:
         self._configuration_file()
         self._client_certificates()
         self._administrators()
-        self._methods()
         self._kinds()
-        for found in advice(self.settings):
-            self._say(found.severity, found.key, found.problem, found.remedy)
-        self._needs()
+        if self.whole is not None:
+            self._methods()
+            for found in advice(self.whole):
+                self._say(found.severity, found.key, found.problem, found.remedy)
+            self._needs(self.whole)
         self._authorities()
-        self._server_certificate()
-        self._database()
+        if self.settings.tls is not None:
+            self._server_certificate(self.settings.tls)
+        if self.settings.db is not None:
+            self._database(self.settings.db)
         self._clock()
-        self._traffic()
-        if ports:
-            self._ports()
+        if self.whole is not None:
+            self._traffic(self.whole.server)
+            if ports:
+                self._ports(self.whole.server)
 
     def _error(self, key: str, problem: str, remedy: str) -> None:
         self._say("error", key, problem, remedy)
@@ -254,19 +266,16 @@ class _Look:
 
     def _models(self) -> Iterator[BaseModel]:
         settings = self.settings
-        yield from (settings.server, settings.tls, settings.db, settings.est, settings.log)
-        if settings.admin is not None:
-            yield settings.admin
+        yield from (section for section in (settings.tls, settings.db, settings.admin) if section is not None)
         yield from settings.authenticators.values()
         yield from (item.settings for item in settings.cas)
         yield from (item.settings for item in settings.sinks)
 
     # --- TLS ---
 
-    def _server_certificate(self) -> None:
-        tls = self.settings.tls
+    def _server_certificate(self, tls: TLSSection) -> None:
         chain = self._certificates("tls.cert", tls.cert)
-        self._server_key(chain[0] if chain else None)
+        self._server_key(tls, chain[0] if chain else None)
         self._permissions("tls.key", tls.key, "the server's private key")
         if not chain:
             return
@@ -283,8 +292,7 @@ class _Look:
                 self._error("tls.cert", problem, remedy)
         self._server_chain(chain)
 
-    def _server_key(self, leaf: x509.Certificate | None) -> None:
-        tls = self.settings.tls
+    def _server_key(self, tls: TLSSection, leaf: x509.Certificate | None) -> None:
         content = self._read("tls.key", tls.key)
         if content is None:
             return
@@ -371,7 +379,7 @@ class _Look:
     def _client_certificates(self) -> None:
         section = client_auth(self.settings)
         if section is None:
-            if "mtls" not in self.settings.disabled:
+            if "mtls" not in self.settings.disabled and self.whole is not None:
                 problem = "client certificates are not asked for: nobody can re-enrol"
                 self._warn("tls.client_auth", problem, "write [tls.client_auth] with trust_anchors")
             return
@@ -462,27 +470,27 @@ class _Look:
             place = f"{key}.{finding.key}" if finding.key else key
             self._say(finding.severity, place, finding.problem, finding.remedy)
 
-    def _needs(self) -> None:
+    def _needs(self, settings: Settings) -> None:
         """What methods need of the server, and whether it has that."""
         try:
-            found = needs_of(Composition(settings=self.settings, plugins=self.plugins))
+            found = needs_of(Composition(settings=settings, plugins=self.plugins))
         except PluginError as error:
             for fault in error.faults:
                 self._error(fault.plugin, str(fault), fault.remedy)
             return
-        server = self.settings.server
+        server = settings.server
         for name, needs in found.items():
             if "max_header_size" in server.model_fields_set and server.max_header_size < needs.header_size:
                 problem = f"it is {server.max_header_size}, and {name} can need {needs.header_size}"
                 self._warn("server.max_header_size", problem, "take it out, or raise it")
             if needs.server_end_point is not None:
-                self._server_end_point(f"{name}.{needs.server_end_point}")
+                self._server_end_point(f"{name}.{needs.server_end_point}", settings.tls)
 
-    def _server_end_point(self, key: str) -> None:
+    def _server_end_point(self, key: str, tls: TLSSection) -> None:
         from kipuka.http.tls import tls_server_end_point  # not before it is needed: it brings the whole of TLS along
 
         try:
-            leaf = x509.load_pem_x509_certificates(self.settings.tls.cert.read_bytes())[0]
+            leaf = x509.load_pem_x509_certificates(tls.cert.read_bytes())[0]
         except (OSError, *UNREADABLE):
             return  # it was said already
         if tls_server_end_point(leaf) is None:
@@ -548,7 +556,7 @@ class _Look:
         for certificate in chain.certificates[1:] if told_by_plugin else chain.certificates:
             self._dates(key, certificate, title(certificate))
         end = min(certificate.not_valid_after_utc for certificate in chain.certificates)
-        for place, profile, validity in periods(self.settings, item):
+        for place, profile, validity in () if self.whole is None else periods(self.whole, item):
             if self.now + validity > end:
                 name = f"certificates of the profile {profile}" if profile else "certificates"
                 problem = f"{name} for {validity / timedelta(days=1):g} days would outlive the CA: they end with it on {end:%Y-%m-%d}"
@@ -556,8 +564,8 @@ class _Look:
 
     # --- the rest ---
 
-    def _database(self) -> None:
-        path = Path(self.settings.db.url.removeprefix("sqlite:///"))
+    def _database(self, db: DatabaseSection) -> None:
+        path = Path(db.url.removeprefix("sqlite:///"))
         if path.is_dir():
             self._error("db.url", f"{path} is a directory", "write the path of a file")
         elif path.exists():
@@ -591,8 +599,10 @@ class _Look:
 
     def _clock(self) -> None:
         """A clock that is behind makes certificates of the past, and lets expired ones in."""
-        path = Path(self.settings.db.url.removeprefix("sqlite:///"))
-        for what, file in (("the configuration", self.settings.file), ("the database", path)):
+        files = {"the configuration": self.settings.file}
+        if self.settings.db is not None:
+            files["the database"] = Path(self.settings.db.url.removeprefix("sqlite:///"))
+        for what, file in files.items():
             try:
                 written = datetime.fromtimestamp(file.stat().st_mtime, UTC)
             except OSError:
@@ -602,8 +612,7 @@ class _Look:
                 problem = f"this machine's clock says {now}, but {what} was written at {then} (UTC)"
                 self._warn("", problem, "set the clock, and have it kept right (NTP)")
 
-    def _traffic(self) -> None:
-        server = self.settings.server
+    def _traffic(self, server: ServerSection) -> None:
         needed, most = files_needed(limits_of_worker(server, workers=server.workers)), most_open_files()
         if most is not None and needed > most:
             problem = f"it needs {needed} open files, and this account may have {most}"
@@ -617,8 +626,7 @@ class _Look:
             problem = "one address may send any number of requests"
             self._warn("server.max_requests_per_minute_per_address", problem, "write a number, or take the key out")
 
-    def _ports(self) -> None:
-        server = self.settings.server
+    def _ports(self, server: ServerSection) -> None:
         self._port("server.listen", server.listen)
         if server.admin_listen is not None:
             self._port("server.admin_listen", server.admin_listen)

@@ -17,7 +17,7 @@ from kipuka.cli.options import config_option
 
 if TYPE_CHECKING:  # imported when the command runs
     from kipuka.config import Settings
-    from kipuka.runtime import Composition
+    from kipuka.runtime import Draft
 
 __all__ = ["command"]
 
@@ -33,17 +33,20 @@ def command(*, config: Path) -> None:
     from kipuka.cli.check import permissive, run_check
     from kipuka.cli.logs import configure_logs
     from kipuka.http.supervisor import Verdict, examine, supervise
-    from kipuka.runtime import compose
+    from kipuka.runtime import CompositionError, compose
 
     def log_as_configured(settings: Settings) -> None:
         configure_logs(form=settings.log.format, level=settings.log.level)
 
-    def examination(composition: Composition) -> Verdict:
-        findings = run_check(composition.settings, composition.plugins, ports=False)
+    def examination(draft: Draft) -> Verdict:
+        findings = run_check(draft.settings, draft.plugins, ports=False)
         errors = (str(finding).removeprefix("error: ") for finding in findings if finding.severity == "error")
         return Verdict(errors=tuple(errors), permissive=permissive(findings))
 
-    composition = compose(config, os.environ)
+    try:
+        composition = compose(config, os.environ)
+    except CompositionError as error:
+        raise NotReady("\n".join([str(error), *examine(error.draft, examination).errors])) from error
     log_as_configured(composition.settings)
     verdict = examine(composition, examination)
     if verdict.errors:

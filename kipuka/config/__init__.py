@@ -28,7 +28,8 @@ from kipuka.config.sections import (
     SinkHead,
     TLSSection,
 )
-from kipuka.config.settings import CAItem, Label, Settings, SinkItem
+from kipuka.config.settings import CAItem, Known, Label, Settings, SinkItem
+from kipuka.config.settle import Unsettled
 
 __all__ = [
     "Address",
@@ -43,6 +44,7 @@ __all__ = [
     "CAItem",
     "DatabaseSection",
     "ESTSection",
+    "Known",
     "Label",
     "LabelItem",
     "LogSection",
@@ -54,5 +56,6 @@ __all__ = [
     "SinkHead",
     "SinkItem",
     "TLSSection",
+    "Unsettled",
     "load",
 ]

@@ -103,7 +103,7 @@ class _Reading:
         self._admin(server, admin)
         return Host(
             server=server,
-            tls=self._section(TLSSection, "tls", without=("client_auth",)),
+            tls=self._section(TLSSection, "tls", without=("client_auth",), salvage=("min_version",)),
             db=self._section(DatabaseSection, "db"),
             est=self._section(
                 ESTSection,

@@ -40,14 +40,10 @@ class RawConfig:
         """The names in `[plugins] disabled`."""
         return self.host.disabled
 
-    def used_names(self) -> frozenset[str]:
-        """The entry points that the configuration needs, without disabled ones: sections that are on (RULES K4), backends of
-        `[[ca]]` and types of `[[audit.sink]]`.
-        """
-        return frozenset(self.uses())
-
     def uses(self) -> Mapping[str, str]:
-        """As `used_names`, each with the place that needs it, in words."""
+        """The entry points that the configuration needs, without disabled ones, each with the place that needs it, in words:
+        sections that are on (RULES K4), backends of `[[ca]]` and types of `[[audit.sink]]`.
+        """
         used: dict[str, str] = {}
         for name, path in self._sections().items():
             near = suggestion(name, HOST_SECTIONS)
@@ -74,7 +70,7 @@ class RawConfig:
         `installed` are the names of all entry points, loaded or not; `broken` those whose fault is already reported. About those
         and about names that are not installed nothing is said here: `kipuka.plugins` has said it. `failed` is told the name of a
         plugin whose model raises what a model may not, and what it raised; without it that is a problem like any other.
-        Raises `ConfigError` with every problem, the host's and the plugins'. Settings are whole only where no plugin has a fault.
+        Raises `Unsettled` with every problem, the host's and the plugins', and what is known all the same. Settings are whole only where no plugin has a fault.
         """
         kinds = Kinds(
             authenticators=authenticators,

@@ -1,6 +1,6 @@
 """What the rest of the host knows of the configuration: one frozen value, everything resolved.
 
-In the room: `Settings` and the values in it. Not in the room: how they came to be (`kipuka.config.load`).
+In the room: `Settings`, the values in it, and what is known of it while there are mistakes. Not in the room: how they came to be (`kipuka.config.load`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kipuka.config.sections import (
 )
 from kipuka.x509.profiles import Profile
 
-__all__ = ["CAItem", "Label", "Settings", "SinkItem"]
+__all__ = ["CAItem", "Known", "Label", "Settings", "SinkItem"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,33 +63,58 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """The whole configuration. `db.url` is absolute; `authenticators` has the enabled methods only, in the order in
-    which they are asked; `labels` always has the key None, the path without a label; `admin` None: there is no admin API.
+class Known:
+    """What of a configuration can be looked at, whatever mistakes stand elsewhere in it: sections and items without a mistake
+    of their own. Nothing is started with it.
     """
 
     file: Path
-    sha256: str  # of the file's bytes, hexadecimal
-    server: ServerSection
-    tls: TLSSection
-    db: DatabaseSection
+    tls: TLSSection | None  # also where min_version alone is wrong
+    db: DatabaseSection | None
     cas: tuple[CAItem, ...]
-    est: ESTSection
     labels: Mapping[str | None, Label]
-    profiles: Mapping[str, Profile]
     sinks: tuple[SinkItem, ...]
     admin: AdminSection | None
-    log: LogSection
     authenticators: Mapping[str, BaseModel]
     disabled: frozenset[str] = frozenset()
     overrides: Mapping[str, str] = field(
         default_factory=dict[str, str]
     )  # dotted key -> environment variable, no values
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings(Known):
+    """The whole configuration. `db.url` is absolute; `authenticators` has the enabled methods only, in the order in
+    which they are asked; `labels` always has the key None, the path without a label; `admin` None: there is no admin API.
+    """
+
+    sha256: str  # of the file's bytes, hexadecimal
+    server: ServerSection
+    tls: TLSSection
+    db: DatabaseSection
+    est: ESTSection
+    profiles: Mapping[str, Profile]
+    log: LogSection
+
     @property
     def auth(self) -> tuple[str, ...]:
         """The methods that are on, in the order in which they are asked (RULES K4)."""
         return tuple(self.authenticators)
+
+    def in_part(self) -> Known:
+        """The same as something to look at only: where plugins are missing, whose sections and items are not here."""
+        return Known(
+            file=self.file,
+            tls=self.tls,
+            db=self.db,
+            cas=self.cas,
+            labels=self.labels,
+            sinks=self.sinks,
+            admin=self.admin,
+            authenticators=self.authenticators,
+            disabled=self.disabled,
+            overrides=self.overrides,
+        )
 
     def ca(self, id: str) -> CAItem:  # noqa: A002 - the key is called id in the file
         """The CA of that id. Raises KeyError."""

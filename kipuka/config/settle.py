@@ -19,13 +19,21 @@ from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
 from kipuka.config.document import Document, KeyPath, dotted
 from kipuka.config.host import SECTION_OF, Host, at
 from kipuka.config.sections import CAHead, DatabaseSection, ESTSection, LabelItem, SinkHead
-from kipuka.config.settings import CAItem, Label, Settings, SinkItem
+from kipuka.config.settings import CAItem, Known, Label, Settings, SinkItem
 from kipuka.config.validate import suggestion, validate
 from kipuka.x509.profiles import Profile
 
-__all__ = ["DEFAULT_ORDER", "Kinds", "settle"]
+__all__ = ["DEFAULT_ORDER", "Kinds", "Unsettled", "settle"]
 
 DEFAULT_ORDER = ("mtls", "gssapi", "otp")
+
+
+class Unsettled(ConfigError):
+    """Everything that is wrong with the configuration, and what of it can be looked at all the same."""
+
+    def __init__(self, problems: Sequence[ConfigProblem], known: Known) -> None:
+        super().__init__(problems)
+        self.known = known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +51,7 @@ class Kinds:
 def settle(
     document: Document, host: Host, problems: Sequence[ConfigProblem], sections: Mapping[str, KeyPath], kinds: Kinds
 ) -> Settings:
-    """Put everything together. `sections` are those of the methods that are on. Raises `ConfigError` with every problem."""
+    """Put everything together. `sections` are those of the methods that are on. Raises `Unsettled` with every problem."""
     return _Settling(document, host, problems, sections, kinds).settle()
 
 
@@ -63,6 +71,7 @@ class _Settling:
         self.sections = sections
         self.kinds = kinds
         self.problems = list(problems)
+        self.salvaged: list[BaseModel] = []  # plugins' models of which only the good keys are left
         self.methods_on: set[str] = set()  # installed, also where section or plugin is broken
 
     def settle(self) -> Settings:
@@ -79,13 +88,13 @@ class _Settling:
             or host.est is None
             or host.log is None
         ):
-            raise ConfigError(self.problems)
+            raise Unsettled(self.problems, self._known(authenticators, cas, sinks, labels))
         return Settings(
             file=self.document.file,
             sha256=self.document.sha256,
             server=host.server,
             tls=host.tls,
-            db=DatabaseSection(url=_absolute_url(host.db.url, self.document.file.parent)),
+            db=self._database(host.db),
             cas=cas,
             est=host.est.model_copy(update={"label": tuple(item for _, item in host.labels)}),
             labels=labels,
@@ -95,11 +104,47 @@ class _Settling:
             log=host.log,
             authenticators=authenticators,
             disabled=self.host.disabled,
-            overrides={
-                dotted(path, self.document.values): override.variable
-                for path, override in self.document.overrides.items()
-            },
+            overrides=self._overrides(),
         )
+
+    def _known(
+        self,
+        authenticators: Mapping[str, BaseModel],
+        cas: tuple[CAItem, ...],
+        sinks: tuple[SinkItem, ...],
+        labels: Mapping[str | None, Label],
+    ) -> Known:
+        """What has no mistake of its own. A model of which only the good keys are left says nothing of the file."""
+        host = self.host
+        return Known(
+            file=self.document.file,
+            tls=host.tls,
+            db=None if host.db is None or not self._is_clean(("db",)) else self._database(host.db),
+            cas=tuple(item for item in cas if self._is_whole(item.settings)),
+            labels=labels,
+            sinks=tuple(item for item in sinks if self._is_whole(item.settings)),
+            admin=host.admin if self._is_clean(("admin",)) else None,
+            authenticators={name: item for name, item in authenticators.items() if self._is_whole(item)},
+            disabled=host.disabled,
+            overrides=self._overrides(),
+        )
+
+    def _is_whole(self, settings: BaseModel) -> bool:
+        return not any(settings is other for other in self.salvaged)
+
+    def _is_clean(self, path: KeyPath) -> bool:
+        """Whether no problem stands at this place or below it."""
+        place = dotted(path, self.document.values)
+        return not any(
+            found.key == place or found.key.startswith((f"{place}.", f"{place}[")) for found in self.problems
+        )
+
+    def _database(self, section: DatabaseSection) -> DatabaseSection:
+        return DatabaseSection(url=_absolute_url(section.url, self.document.file.parent))
+
+    def _overrides(self) -> dict[str, str]:
+        values = self.document.values
+        return {dotted(path, values): override.variable for path, override in self.document.overrides.items()}
 
     def _say(self, path: KeyPath, problem: str, remedy: str) -> None:
         self.problems.append(self.document.problem(path, problem, remedy))
@@ -199,6 +244,8 @@ class _Settling:
                 self._say(path, f"the plugin {name} cannot read it: {problem}", "tell the plugin's maintainers")
             return None
         self.problems.extend(problems)
+        if problems and instance is not None:
+            self.salvaged.append(instance)
         return instance
 
     # --- what holds between sections ---

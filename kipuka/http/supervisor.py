@@ -53,7 +53,7 @@ from kipuka.http.forking import SUPERVISED_SIGNALS, AnswerChild, ended, fork, fo
 from kipuka.http.notify import notify_ready, notify_reloading, notify_stopping
 from kipuka.http.server import bind
 from kipuka.http.worker import Assignment, Fault, problems_of, work
-from kipuka.runtime import Composition, recompose
+from kipuka.runtime import Composition, CompositionError, Draft, recompose
 from kipuka.store.database import hold_node
 from kipuka.store.enrolments import Incarnation
 
@@ -85,7 +85,7 @@ class Verdict:
     permissive: tuple[str, ...]
 
 
-Examination = Callable[[Composition], Verdict]
+Examination = Callable[[Draft], Verdict]
 
 
 def supervise(
@@ -131,9 +131,9 @@ def supervise(
         supervisor.run()
 
 
-def examine(composition: Composition, examination: Examination) -> Verdict:
+def examine(draft: Draft, examination: Examination) -> Verdict:
     """Run the examination in a child, so that nothing it opens or imports is left in this process. Raises `KipukaError`."""
-    child = fork_for_answer(partial(_answer, composition, examination), forget=_nothing)
+    child = fork_for_answer(partial(_answer, draft, examination), forget=_nothing)
     with open(child.pipe, "rb") as pipe:  # noqa: PTH123 - a descriptor
         answer = pipe.read()
     _pid, status = os.waitpid(child.pid, 0)
@@ -146,9 +146,9 @@ def _nothing() -> None:
     """There is nothing to forget."""
 
 
-def _answer(composition: Composition, examination: Examination) -> bytes:
+def _answer(draft: Draft, examination: Examination) -> bytes:
     try:
-        verdict = examination(composition)
+        verdict = examination(draft)
     except Exception as error:
         if os.environ.get("KIPUKA_DEBUG"):
             raise
@@ -216,10 +216,11 @@ class _Seat:
 class _Reload:
     """A reload on its way through the gates."""
 
-    composition: Composition
+    composition: Composition  # where there are problems: the one that runs
     restart_needed: tuple[str, ...]
     child: AnswerChild | None  # while it is examined
     deadline: float
+    problems: tuple[str, ...] = ()  # known before the examination, which is to find the others; it is refused then
     answer: bytes = b""
     examined: bool = False  # the child has ended
     permissive: tuple[str, ...] = ()
@@ -541,18 +542,24 @@ class _Supervisor:
         self._reloads += 1
         notify_reloading()
         file = self._composition.settings.file
+        composition, restart_needed, problems = self._composition, (), ()
         try:
-            again = recompose(self._composition, file, self._environ)
-            question = partial(_answer, again.composition, self._examination)
-            child = fork_for_answer(question, forget=self._forget)
+            try:
+                again = recompose(self._composition, file, self._environ)
+                draft = composition = again.composition
+                restart_needed = again.restart_needed
+            except CompositionError as error:
+                draft, problems = error.draft, problems_of(error)
+            child = fork_for_answer(partial(_answer, draft, self._examination), forget=self._forget)
         except Exception as error:  # noqa: BLE001 - a plugin's model may raise anything; the server goes on
-            self._refuse_reload(problems_of(error))
+            self._refuse_reload((*problems, *problems_of(error)))
             return
         self._reload = _Reload(
-            composition=again.composition,
-            restart_needed=again.restart_needed,
+            composition=composition,
+            restart_needed=restart_needed,
             child=child,
             deadline=time.monotonic() + RELOAD_LIMIT,
+            problems=problems,
         )
         self._selector.register(child.pipe, selectors.EVENT_READ, partial(self._on_answer, self._reload))
 
@@ -568,7 +575,7 @@ class _Supervisor:
             self._refuse_reload(("the examination of the configuration broke off",))
             return
         verdict = _verdict(reload.answer)
-        if verdict.errors:
+        if verdict.errors or reload.problems:
             self._refuse_reload(verdict.errors)
             return
         reload.permissive = verdict.permissive
@@ -618,11 +625,11 @@ class _Supervisor:
 
     def _refuse_reload(self, problems: Iterable[str]) -> None:
         """Leave everything as it is."""
+        told = tuple(problems) if self._reload is None else (*self._reload.problems, *problems)
         if self._reload is not None:
             self._drop_examination(self._reload)
             self._order_all(messages.Abandon())
         self._reload = None
-        told = tuple(problems)
         file = str(self._composition.settings.file)
         log.error("configuration_refused", file=file, problems=list(told))
         self._record(ConfigurationRefused(file=file, problems=told))

@@ -17,7 +17,7 @@ from kipuka.testing.client import TLSAlert, basic, est_path
 from kipuka.testing.pki import make_csr, make_root
 from kipuka.testing.server import wait_until
 
-from .http2_peer import HTTP2Peer
+from kipuka.testing.http2 import HTTP2Peer
 from .load import CACERTS, Load
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -178,6 +178,11 @@ def changed(changes):
         pytest.param(
             changed({"otp": None}), "the set of plugins has changed (otp is no longer used)", id="a plugin less"
         ),
+        pytest.param(
+            changed({"audit": {"sink": [{"type": "stdout"}]}}),
+            "the set of plugins has changed (stdout would be new, file is no longer used)",
+            id="another plugin",
+        ),
         pytest.param(without_key, "there is no file", id="no key"),
         pytest.param(with_the_key_of_another, "is not the key of the certificate", id="the key of another"),
         pytest.param(changed({"otp": {"hash_algorithm": "hunter2"}}), "hash_algorithm", id="a wrong value"),
@@ -203,6 +208,34 @@ def test_a_broken_configuration_changes_nothing_and_says_why(server, settings, b
 def enrolled_by_token(server):
     token = server.make_token("after")
     return server.client().enroll(make_csr(common_name="after"), token=token.value).status == 200
+
+
+def test_a_refusal_tells_wrong_values_plugins_and_missing_files_at_once(server, settings):
+    written = settings.config_file.read_bytes()
+    without_key(settings)
+    settings.configure({"est": {"base64_lines": "sometimes"}, "kerberos": {"keytab": "x"}})
+    problems = refused_reload(server).splitlines()
+    settings.config_file.write_bytes(written)
+    file = settings.config_file
+    assert [problem.removeprefix(f"{file}: ").partition(":")[0] for problem in problems] == [
+        "est.base64_lines",
+        "plugin kerberos, find",
+        "tls.key",
+    ]
+    assert f"there is no file {settings.directory / KEY}" in problems[2]
+    assert enrolled_by_token(server)
+
+
+def test_a_refusal_for_other_plugins_tells_the_rest_too(server, settings):
+    written = settings.config_file.read_bytes()
+    without_key(settings)
+    settings.configure({"otp": None, "est": {"base64_lines": "sometimes"}})
+    problems = refused_reload(server).splitlines()
+    settings.config_file.write_bytes(written)
+    assert len(problems) == 3
+    assert "est.base64_lines" in problems[0]
+    assert "the set of plugins has changed (otp is no longer used); restart the server" in problems[1]
+    assert "tls.key" in problems[2]
 
 
 def test_after_a_refusal_the_next_good_configuration_takes_effect(server, settings):

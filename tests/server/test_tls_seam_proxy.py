@@ -12,7 +12,9 @@ from OpenSSL import SSL
 from kipuka.http.connections import _MOST_BEYOND
 from kipuka.testing.proxy_protocol import LOCAL, proxy_header
 
-from .tls_seam_peers import Peer, client_context, running
+from kipuka.testing.peer import Peer, client_context
+
+from .tls_seam_peers import running
 
 CLIENT = ("192.0.2.7", 40123)
 BALANCER = "127.0.0.2"

@@ -78,6 +78,75 @@ def test_what_stops_the_reading_is_found_too(deployment):
     assert found[1].problem.startswith("plugin nobody, find: no installed plugin has this name")
 
 
+BROKEN = {
+    "est": {"base64_lines": "sometimes"},
+    "audit": {"sink": [{"type": "fiel", "path": "audit.jsonl"}]},
+    "tls": {"cert": "none.pem", "client_auth": {"trust_anchors": "nobody.pem"}},
+    "ca": [{"id": "main", "backend": "local", "cert": "none.pem", "key": "ca/issuing.key", "chain": "ca/root.pem"}],
+}
+"""A wrong value, a plugin that is none, and files that are not there: the host's own and a plugin's."""
+
+BROKEN_KEYS = ["est.base64_lines", "", "tls.client_auth.trust_anchors", "ca[main].cert", "tls.cert"]
+
+
+def test_wrong_values_plugins_that_are_none_and_missing_files_are_found_at_once(deployment, kipuka, kipuka_json):
+    deployment.configure(BROKEN)
+    found = kipuka_json("check", "-c", "kipuka.toml", expect=3)["findings"]
+    assert [row["key"] for row in found if row["severity"] == "error"] == BROKEN_KEYS
+    assert {row["file"] for row in found} == {str(deployment.config_file)}
+    assert "type of audit.sink[fiel]" in found[1]["problem"]
+    for row, name in zip(found[2:5], ("nobody.pem", "none.pem", "none.pem"), strict=True):
+        assert str(deployment.directory / name) in row["problem"]
+    lines = kipuka("check", "-c", "kipuka.toml", expect=3).stdout.splitlines()
+    assert len(lines) == len(found) + 1
+    assert all(
+        line.startswith(f"{row['severity']}: {row['file']}: {row['key']}")
+        for line, row in zip(lines, found, strict=False)
+    )
+
+
+def test_a_start_tells_all_that_is_wrong_at_once(deployment, kipuka, kipuka_json):
+    deployment.configure(BROKEN)
+    found = kipuka_json("check", "-c", "kipuka.toml", expect=3)["findings"]
+    told = kipuka("serve", "-c", "kipuka.toml", expect=3).stderr.splitlines()
+    assert told == [
+        ": ".join(word for word in ("error", row["file"], row["key"], f"{row['problem']}; {row['remedy']}") if word)
+        for row in found
+        if row["severity"] == "error"
+    ]
+
+
+def test_the_files_of_tls_are_looked_at_beside_a_wrong_version(check):
+    assert check({"tls": {"min_version": "1.1", "cert": "none.pem"}}).keys() == {
+        ("error", "tls.min_version"),
+        ("error", "tls.cert"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        pytest.param({"db": {"url": None, "ulr": "sqlite:///other.db"}}, "db.ulr", id="the database"),
+        pytest.param({"otp": {"max_uses": 10, "max_usse": 1}}, "otp.max_usse", id="a method"),
+        pytest.param(
+            {"audit": {"sink": [{"type": "syslog", "transprt": "tls"}]}}, "audit.sink[syslog].transprt", id="a sink"
+        ),
+        pytest.param({"server": {"lisetn": "127.0.0.1:0", "max_connections": 1}}, "server.lisetn", id="the server"),
+    ],
+)
+def test_a_section_with_a_mistake_is_not_judged_by_what_it_does_not_say(check, deployment, changes, key):
+    """A default may stand where a mistyped key was meant."""
+    deployment.database.unlink()
+    found = check({**changes, "log": {"level": "debug"}})
+    section = key.partition(".")[0].partition("[")[0]
+    assert [at for severity, at in found if at.startswith(section)] == [key]
+    assert ("warning", "log.level") not in found  # whoever mends the rest hears of it
+
+
+def test_a_plugin_that_is_missing_is_not_told_as_a_method_that_is_missing(check):
+    assert check({"tls": {"client_auth": None}, "otp": None, "kerberos": {}}).keys() == {("error", "")}
+
+
 def test_a_missing_configuration_is_one_finding(tmp_path):
     (found,) = check_file(tmp_path / "none.toml", {})
     assert (found.severity, found.file, found.problem) == (

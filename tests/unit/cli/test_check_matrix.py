@@ -134,6 +134,10 @@ def tokens(*hashes):
     return {"admin": {"bearer_token": {"tokens": items}}}
 
 
+def syslog(**changes):
+    return {"audit": {"sink": [{"type": "syslog", "id": "far", "address": "127.0.0.1:514", **changes}]}}
+
+
 def profile(**changes):
     return {"profile": [{"name": "default", **changes}]}
 
@@ -591,6 +595,13 @@ MATRIX = [
         changes={"audit": {"sink": [{"type": "stdout"}]}},
         id="stdout only",
     ),
+    warning(
+        "audit.sink[far].on_failure",
+        "it blocks nothing: over UDP",
+        'transport = "tls"',
+        changes=syslog(transport="udp", on_failure="block"),
+        id="nothing blocks over UDP",
+    ),
     warning("log.level", "debug tells more", 'level = "info"', changes={"log": {"level": "debug"}}, id="debug"),
 ]
 
@@ -637,6 +648,17 @@ def test_a_weak_setting_is_told_with_its_remedy(look, row):
 def test_of_a_sound_configuration_nothing_is_said(look, deployment, changes):
     (deployment.directory / "admin-anchors.pem").write_bytes(root_of()(deployment))
     assert look(changes) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(syslog(transport="udp", on_failure="continue"), id="nothing is to be blocked"),
+        pytest.param(syslog(transport="tcp", on_failure="block"), id="a connection is noticed"),
+    ],
+)
+def test_a_sink_that_can_block_or_need_not_is_not_told_so(look, changes):
+    assert "audit.sink[far].on_failure" not in {finding.key for finding in look(changes)}
 
 
 @pytest.mark.parametrize("kind", sorted(mounts.NETWORK))

@@ -187,7 +187,7 @@ def settle(document):
     read = Document(file=Path("/kipuka.toml"), sha256="", values=document, overrides={}, problems=())
     host, problems = read_host(read)
     raw = RawConfig(document=read, problems=tuple(problems), host=host)
-    assert raw.used_names() == raw.uses().keys()
+    assert raw.uses().keys().isdisjoint(raw.disabled)
     try:
         settled = raw.settle(**KINDS, installed=INSTALLED)
     except ConfigError as error:
