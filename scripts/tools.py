@@ -51,6 +51,7 @@ TOOLS = {
     "kinit": Tool(("krb5-user",), ("kinit",)),
     "krb5-config": Tool(("libkrb5-dev",), ("krb5-config",)),
     "krb5kdc": Tool(("krb5-kdc",), ("krb5kdc",)),
+    "systemd-analyze": Tool(("systemd",), ("systemd-analyze",)),
 }  # fmt: skip
 """Any other name is a program, in the Debian package of the same name."""
 
