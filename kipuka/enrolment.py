@@ -539,8 +539,9 @@ class Enrolment:
                     events=(*attempt.opening, event),
                 )
             )
-        except BackendError:
-            log.exception("reservation_not_given_back", enrolment=attempt.id)  # recovered when its lease ends
+        except BackendError as away:
+            # It is recovered when its lease ends.
+            log.warning("reservation_not_given_back", enrolment=attempt.id, reason=away.reason)
             return False
         return True
 

@@ -60,6 +60,8 @@ async def _repeat(
             # Three intervals: a living holder renews in time, a dead one is followed soon.
             if await store.write(partial(claim, name=name, holder=holder, lease=interval * 3)):
                 await job()
+        except BackendUnavailable as away:
+            log.warning("job_postponed", job=name, reason=away.reason)
         except Exception:
             log.exception("job_failed", job=name)
 

@@ -314,7 +314,8 @@ class Writer:
 
     def _away(self, error: BaseException, units: Sequence[_Unit]) -> list[object]:
         name = "node_lost" if isinstance(error, NodeLost) else "store_unavailable"
-        log.error(name, units=len(units), error=str(error))
+        told = getattr(error, "orig", None) or error  # without what SQLAlchemy adds
+        log.error(name, units=len(units), error=" ".join(str(told).split()))
         self._disconnect()  # the next batch tries with a connection of its own
         return [_unavailable(error) for _ in units]
 
