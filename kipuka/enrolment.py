@@ -599,8 +599,9 @@ class Enrolment:
                     events=(*attempt.opening, event),
                 )
             )
-        except BackendError:
-            log.exception("reservation_not_given_back", enrolment=attempt.id)  # recovered when its lease ends
+        except BackendError as away:
+            # It is recovered when its lease ends.
+            log.warning("reservation_not_given_back", enrolment=attempt.id, reason=away.reason)
             return False
         return True
 
@@ -804,6 +805,8 @@ def _record(
     if presented is not None and certificates.is_revoked(tx, presented):
         # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
         return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
+    if unique:
+        certificates.lock_key(tx, certificate.spki_sha256)
     objection = _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
     if objection is not None:
         return objection

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 from cryptography import x509
 
-from kipuka.api import CABackend, EnrolmentRecovered, FindsOrders, Pending, SpendsOnIssue, Tx
+from kipuka.api import BackendUnavailable, CABackend, EnrolmentRecovered, FindsOrders, Pending, SpendsOnIssue, Tx
 from kipuka.store import enrolments
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
@@ -60,6 +60,8 @@ async def _repeat(
             # Three intervals: a living holder renews in time, a dead one is followed soon.
             if await store.write(partial(claim, name=name, holder=holder, lease=interval * 3)):
                 await job()
+        except BackendUnavailable as away:
+            log.warning("job_postponed", job=name, reason=away.reason)
         except Exception:
             log.exception("job_failed", job=name)
 
@@ -89,7 +91,12 @@ def recovery(
     async def recover(heir: enrolments.Incarnation | None = None, /) -> None:
         abandoned = await store.read(partial(enrolments.abandoned, node=store.node, heir=heir, now=clock()))
         for row in abandoned:
-            await _settle_one(store, row, spenders=spenders, backend=backends.get(row.ca), clock=clock)
+            try:
+                await _settle_one(store, row, spenders=spenders, backend=backends.get(row.ca), clock=clock)
+            except BackendUnavailable as error:
+                if error.reason != "enrolment_settled":
+                    raise
+                log.debug("enrolment_settled_meanwhile", enrolment=row.id)  # on another node
 
     return recover
 

@@ -325,9 +325,10 @@ async def open_foundation(
     async with AsyncExitStack() as stack:
         pool = BlockingPool(workers=max(2, os.cpu_count() or 2))
         stack.callback(pool.close)
-        store = await stack.enter_async_context(_store(composition, clock=clock, exclusive=incarnation is None))
-        alone = Incarnation(boot=secrets.token_hex(8))
-        yield Foundation(store=store, pool=pool, clock=clock, incarnation=incarnation or alone)
+        born = incarnation or Incarnation(boot=secrets.token_hex(8))
+        opening = _store(composition, clock=clock, run=born.boot, exclusive=incarnation is None)
+        store = await stack.enter_async_context(opening)
+        yield Foundation(store=store, pool=pool, clock=clock, incarnation=born)
 
 
 @asynccontextmanager
@@ -440,7 +441,7 @@ async def open_plugin(composition: Composition, name: str) -> AsyncGenerator[tup
     async with AsyncExitStack() as stack:
         pool = BlockingPool(workers=2)
         stack.callback(pool.close)
-        store = await stack.enter_async_context(_store(composition, clock=utc_now, exclusive=False))
+        store = await stack.enter_async_context(_store(composition, clock=utc_now))
         services = partial(_services, store=store, pool=pool, clock=utc_now)
         if name not in settings.authenticators:
             where = f"there is no section [{name}] in {settings.file}, or it is off"
@@ -454,11 +455,13 @@ async def open_plugin(composition: Composition, name: str) -> AsyncGenerator[tup
 @asynccontextmanager
 async def open_admin_store(composition: Composition) -> AsyncGenerator[Store, None]:
     """For the host's own commands: the store, beside a server that may be running (RULES K7)."""
-    async with _store(composition, clock=utc_now, exclusive=False) as store:
+    async with _store(composition, clock=utc_now) as store:
         yield store
 
 
-def _store(composition: Composition, *, clock: Callable[[], datetime], exclusive: bool) -> Any:
+def _store(
+    composition: Composition, *, clock: Callable[[], datetime], run: str | None = None, exclusive: bool = False
+) -> Any:
     settings = composition.settings
     return open_store(
         settings.db.url,
@@ -466,6 +469,8 @@ def _store(composition: Composition, *, clock: Callable[[], datetime], exclusive
         clock=clock,
         seal=seal,
         storages=composition.plugins.storages,
+        commit_limit=settings.db.commit_timeout,
+        run=run,
         exclusive=exclusive,
     )
 

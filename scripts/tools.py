@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# A user's PATH may lack the folders of the programs that serve.
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+# A user's PATH may lack the folders of the programs that serve, and has never that of Debian's PostgreSQL.
+POSTGRESQL = map(str, Path("/usr/lib/postgresql").glob("*/bin"))
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *POSTGRESQL])
 
 # What asks it before it starts a service is refused (invoke-rc.d(8)).
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -51,6 +52,7 @@ TOOLS = {
     "kinit": Tool(("krb5-user",), ("kinit",)),
     "krb5-config": Tool(("libkrb5-dev",), ("krb5-config",)),
     "krb5kdc": Tool(("krb5-kdc",), ("krb5kdc",)),
+    "postgres": Tool(("postgresql",), ("initdb", "postgres")),
     "systemd-analyze": Tool(("systemd",), ("systemd-analyze",)),
 }  # fmt: skip
 """Any other name is a program, in the Debian package of the same name."""

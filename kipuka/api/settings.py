@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, ValidationInfo
 
-__all__ = ["ConfigPath", "Seconds", "Secret", "Section"]
+__all__ = ["ConfigPath", "Seconds", "Secret", "Section", "resolve_secret"]
 
 
 class Section(BaseModel):
@@ -40,7 +40,8 @@ def _resolve_path(value: object, info: ValidationInfo) -> object:
         raise ValueError(msg) from error
 
 
-def _resolve_secret(value: object, info: ValidationInfo) -> object:
+def resolve_secret(value: object, info: ValidationInfo) -> object:
+    """The text that `file:PATH` or `env:NAME` stands for; anything else as it is (RULES K6). For pydantic's `BeforeValidator`."""
     if not isinstance(value, str):
         return value
     if value.startswith("env:"):
@@ -76,7 +77,7 @@ def _to_duration(value: object) -> object:
 ConfigPath = Annotated[Path, BeforeValidator(_resolve_path)]
 """A path; a relative one is relative to the configuration file (RULES K6)."""
 
-Secret = Annotated[SecretStr, BeforeValidator(_resolve_secret)]
+Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
 """A secret value, written out, or as `file:PATH` or `env:NAME` (RULES K6). Never shown by repr or dumps."""
 
 Seconds = Annotated[

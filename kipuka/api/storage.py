@@ -124,6 +124,14 @@ class Tx(ReadTx, Protocol):
         """Insert a row, set-wise with others of the batch; visible to every later `execute` that reads that table."""
         ...
 
+    def lock(self, name: str, /) -> None:
+        """Wait until no other transaction holds `name`, on this node or another, and hold it until this one ends.
+
+        For a decision that rests on rows that are not there, or on a number of rows: others that decide the same lock the same name
+        first. What rests on one row is better decided by an UPDATE with a condition.
+        """
+        ...
+
     def audit(self, event: AuditEvent, /) -> None:
         """Record an event in this transaction: both become durable, or neither."""
         ...

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kipuka.api import Finding
 from kipuka.audit.syslog.settings import SyslogSettings
@@ -17,7 +18,7 @@ from kipuka.config import Address, AdminSection, CAItem, Known, Settings
 from kipuka.mtls import ClientAuth
 from kipuka.x509.profiles import Profile
 
-__all__ = ["LONG_VALIDITY", "advice", "client_auth", "periods"]
+__all__ = ["LONG_VALIDITY", "advice", "client_auth", "periods", "postgresql_advice"]
 
 LONG_VALIDITY = timedelta(days=825)
 """Devices renew by themselves, so that nothing but habit asks for more; a key that was stolen is good for as long."""
@@ -58,6 +59,23 @@ def periods(settings: Settings, item: CAItem) -> Iterator[tuple[str, str, timede
     for profile in profiles.values():
         if profile.validity is not None:
             yield f"profile[{profile.name}].validity_days", profile.name, profile.validity
+
+
+def postgresql_advice(url: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Of a PostgreSQL URL, and of what libpq takes from the environment where the URL is silent."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    hosts = (options.get("host") or unquote(parts.netloc.rpartition("@")[2]) or environ.get("PGHOST", "")).split(",")
+    over_network = any(host and not host.startswith(("/", "@")) for host in hosts)
+    sslmode = options.get("sslmode") or environ.get("PGSSLMODE") or "prefer"
+    if over_network and sslmode != "verify-full":
+        problem = f"with sslmode={sslmode} whoever is between this server and the database can be the database"
+        yield _warning("db.url", problem, "add ?sslmode=verify-full&sslrootcert=PATH to the URL, or use a Unix socket")
+    if "synchronous_commit" in options.get("options", "") + environ.get("PGOPTIONS", ""):
+        problem = (
+            "synchronous_commit among its options has no effect below on: every commit is on disk before it is answered"
+        )
+        yield _warning("db.url", problem, "take it out")
 
 
 def _warning(key: str, problem: str, remedy: str) -> Finding:

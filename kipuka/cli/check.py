@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, cast
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -36,7 +37,7 @@ from kipuka.api.errors import BackendUnavailable, ConfigError, PluginError, Star
 from kipuka.api.kinds import AnyKind
 from kipuka.api.values import CertificateChain
 from kipuka.cli import mounts
-from kipuka.cli.advice import advice, client_auth, periods
+from kipuka.cli.advice import advice, client_auth, periods, postgresql_advice
 from kipuka.cli.certificates import (
     UNREADABLE,
     is_issued_by,
@@ -252,6 +253,8 @@ class _Look:
             problem = f"it has mode {mode:04o}: others than its owner can change it"
             self._warn("", problem, f"chmod go-w '{path}'")
         secrets = set(_secrets(self._models()))
+        if urlsplit(self.settings.db.url).password:
+            secrets.add(self.settings.db.url)
         if mode & 0o037 and any(text in secrets for text in _strings(values)):
             remedy = f'write the secret as "file:PATH" or "env:NAME", or chmod 600 \'{path}\''
             self._warn("", f"it holds a secret and has mode {mode:04o}: others than the server can read it", remedy)
@@ -565,6 +568,9 @@ class _Look:
     # --- the rest ---
 
     def _database(self, db: DatabaseSection) -> None:
+        if not db.url.startswith("sqlite:"):
+            self._postgresql(db.url)
+            return
         path = Path(db.url.removeprefix("sqlite:///"))
         if path.is_dir():
             self._error("db.url", f"{path} is a directory", "write the path of a file")
@@ -581,6 +587,18 @@ class _Look:
             problem = f"{path.parent} cannot be written, where SQLite keeps the database's journal"
             self._error("db.url", problem, "let the account that kipuka runs under write there")
         self._place_of_database(path.parent)
+
+    def _postgresql(self, url: str) -> None:
+        """What the URL shows; the database is not opened."""
+        from kipuka.store.dialect import dialect_for  # SQLAlchemy, and the driver: half a second where SQLite is used
+
+        try:
+            dialect_for(url)
+        except StartupError as error:
+            self._error("db.url", str(error).removeprefix("[db] url: "), "mend it")
+            return
+        for finding in postgresql_advice(url, os.environ):
+            self._say(finding.severity, finding.key, finding.problem, finding.remedy)
 
     def _place_of_database(self, folder: Path) -> None:
         try:
@@ -600,8 +618,9 @@ class _Look:
     def _clock(self) -> None:
         """A clock that is behind makes certificates of the past, and lets expired ones in."""
         files = {"the configuration": self.settings.file}
-        if self.settings.db is not None:
-            files["the database"] = Path(self.settings.db.url.removeprefix("sqlite:///"))
+        db = self.settings.db
+        if db is not None and db.url.startswith("sqlite:"):
+            files["the database"] = Path(db.url.removeprefix("sqlite:///"))
         for what, file in files.items():
             try:
                 written = datetime.fromtimestamp(file.stat().st_mtime, UTC)

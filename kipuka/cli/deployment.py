@@ -22,6 +22,7 @@ class Choices:
     listen: str
     workers: int
     admin_listen: str | None
+    db: str
     ca_id: str
     ca_settings: Mapping[str, str]
     otp: bool  # the plugin is installed
@@ -45,6 +46,7 @@ def configuration_text(choices: Choices) -> str:
         listen=quoted(choices.listen),
         workers=choices.workers,
         admin_listen=admin_listen,
+        db=quoted(choices.db),
         ca_id=quoted(choices.ca_id),
         ca=ca,
         otp=_OTP if choices.otp else _NO_OTP,
@@ -84,7 +86,7 @@ mode = "optional"
 trust_anchors = "client-anchors.pem"
 
 [db]
-url = "sqlite:///kipuka.db"
+url = {db}
 
 # Who signs.
 [[ca]]

@@ -91,11 +91,18 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     metavar="ADDR:PORT",
     help="An address of its own for the admin API. Default: the same as --listen.",
 )
-def command(*, directory: Path, hosts: tuple[str, ...], listen: str, admin_listen: str | None) -> None:
+@click.option(
+    "--db",
+    default="sqlite:///kipuka.db",
+    show_default=True,
+    metavar="URL",
+    help="Where certificates and tokens are kept. A PostgreSQL database must be there already; env:NAME or file:PATH keep its password off the command line.",
+)
+def command(*, directory: Path, hosts: tuple[str, ...], listen: str, admin_listen: str | None, db: str) -> None:
     """Write a complete deployment into DIR, which must be new or empty.
 
-    It asks nothing: configuration, root and issuing CA, the server's certificate, an administrator's token and the database are all
-    there afterwards, readable by you alone.
+    It asks nothing: configuration, root and issuing CA, the server's certificate, an administrator's token and the tables of the
+    database are all there afterwards, readable by you alone.
     """
     made_here = not directory.exists()
     if not made_here and (not directory.is_dir() or any(directory.iterdir())):
@@ -103,7 +110,7 @@ def command(*, directory: Path, hosts: tuple[str, ...], listen: str, admin_liste
     directory.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     directory = directory.resolve()
     try:
-        _deploy(directory, hosts=hosts, listen=listen, admin_listen=admin_listen)
+        _deploy(directory, hosts=hosts, listen=listen, admin_listen=admin_listen, db=db)
     except BaseException:
         _undo(directory, folder_too=made_here)
         raise
@@ -132,7 +139,7 @@ def _write(file: Path, content: bytes, *, mode: int) -> None:
         os.fsync(stream.fileno())
 
 
-def _deploy(directory: Path, *, hosts: Sequence[str], listen: str, admin_listen: str | None) -> None:
+def _deploy(directory: Path, *, hosts: Sequence[str], listen: str, admin_listen: str | None, db: str) -> None:
     from kipuka import plugins as plugin_loading
     from kipuka.cli.host import run_as_operator
     from kipuka.config import ServerSection
@@ -155,6 +162,7 @@ def _deploy(directory: Path, *, hosts: Sequence[str], listen: str, admin_listen:
         listen=listen,
         workers=ServerSection().workers,
         admin_listen=admin_listen,
+        db=db,
         ca_id=CA_ID,
         ca_settings=_relative(ca.settings, directory),
         otp=otp,
@@ -193,7 +201,7 @@ async def _fill(directory: Path, config: Path, hosts: Sequence[str], ca: Created
     from kipuka.runtime import compose
     from kipuka.store.schema import upgrade
 
-    # Variables of the environment are for the server that runs later, not for what is written here.
+    # Variables that override settings are for the server that runs later, not for what is written here.
     composition = compose(config, {})
     await asyncio.to_thread(upgrade, composition.settings.db.url, composition.plugins.storages)
     async with open_ca(composition, CA_ID) as (store, backend):

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from kipuka.api.settings import ConfigPath, Seconds, Secret, Section
+from kipuka.api.settings import ConfigPath, Seconds, Secret, Section, resolve_secret
 from kipuka.x509.patterns import CertificatePattern, parse_certificate_pattern
 
 __all__ = [
@@ -227,20 +227,23 @@ class TLSSection(Section):
 
 
 _SQLITE = "sqlite:///"
+_POSTGRESQL = "postgresql://"
 
 
 def _check_url(value: str) -> str:
-    if value.startswith(("postgresql:", "postgresql+", "postgres:")):
-        msg = "PostgreSQL is not available in this version"
+    if not value.isprintable():
+        msg = "it has a control character"
+        raise ValueError(msg)
+    if value.startswith(_POSTGRESQL):
+        return _check_postgresql_url(value)
+    if value.startswith(("postgresql", "postgres:")):
+        msg = "PostgreSQL's URL is written postgresql://USER@HOST/DATABASE"
         raise ValueError(msg)
     if not value.startswith(_SQLITE) or value == _SQLITE or value.startswith("sqlite:///:memory:"):
-        msg = "the URL of an SQLite file is needed, as in sqlite:///kipuka.db"
+        msg = "the URL of an SQLite file is needed, as in sqlite:///kipuka.db, or of PostgreSQL (postgresql://USER@HOST/DATABASE)"
         raise ValueError(msg)
     if "?" in value or "#" in value:
         msg = "the URL takes no options: kipuka sets what SQLite needs"
-        raise ValueError(msg)
-    if not value.isprintable():
-        msg = "the path has a control character"
         raise ValueError(msg)
     try:
         Path(value.removeprefix(_SQLITE)).expanduser()
@@ -250,11 +253,33 @@ def _check_url(value: str) -> str:
     return value
 
 
+def _check_postgresql_url(value: str) -> str:
+    """What can be said without the driver, and without repeating what may be a password."""
+    before_options = value.partition("?")[0]
+    options = value[len(before_options) + 1 :].split("&")
+    path = before_options.removeprefix(_POSTGRESQL).partition("/")[2]
+    if not path and not any(option.startswith("dbname=") for option in options):
+        msg = "the URL names no database, as in postgresql://USER@HOST/DATABASE"
+        raise ValueError(msg)
+    if "#" in value or " " in value:
+        msg = "a # or a space in a password is written %23 or %20"
+        raise ValueError(msg)
+    return value
+
+
 class DatabaseSection(Section):
     """Where certificates, tokens and audit events are kept."""
 
-    url: Annotated[str, AfterValidator(_check_url)] = "sqlite:///kipuka.db"
-    """`sqlite:///PATH`. A relative path is relative to this file; an absolute one has four slashes."""
+    url: Annotated[str, BeforeValidator(resolve_secret), AfterValidator(_check_url)] = Field(
+        default="sqlite:///kipuka.db", repr=False
+    )
+    """`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full&sslrootcert=PATH` for several nodes that share
+    a database. A relative path of SQLite is relative to this file; an absolute one has four slashes. A URL with a password in it is best
+    written as `file:PATH` or `env:NAME`.
+    """
+
+    commit_timeout: Annotated[Seconds, Field(ge=timedelta(seconds=1), le=timedelta(minutes=5))] = timedelta(seconds=20)
+    """How long what is to be written waits, and then takes at most; after that the client hears 503."""
 
 
 class CAHead(Section):

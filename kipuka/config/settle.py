@@ -140,7 +140,7 @@ class _Settling:
         )
 
     def _database(self, section: DatabaseSection) -> DatabaseSection:
-        return DatabaseSection(url=_absolute_url(section.url, self.document.file.parent))
+        return section.model_copy(update={"url": _absolute_url(section.url, self.document.file.parent)})
 
     def _overrides(self) -> dict[str, str]:
         values = self.document.values
@@ -381,4 +381,6 @@ class _Settling:
 
 def _absolute_url(url: str, base: Path) -> str:
     """RULES K6: a relative path is relative to the configuration file."""
+    if not url.startswith("sqlite:"):
+        return url
     return f"sqlite:///{base / Path(url.removeprefix('sqlite:///')).expanduser()}"

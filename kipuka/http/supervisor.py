@@ -103,8 +103,9 @@ def supervise(
     the first worker could not start for.
     """
     server = composition.settings.server
+    boot = secrets.token_hex(8)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(hold_node(composition.settings.db.url, node=server.node))
+        stack.enter_context(hold_node(composition.settings.db.url, node=server.node, run=boot))
         addresses = {"est": server.listen}
         if server.admin_listen is not None and composition.settings.admin is not None:
             addresses["admin"] = server.admin_listen
@@ -127,6 +128,7 @@ def supervise(
             signals=signals,
             selector=selector,
             bell=bell,
+            boot=boot,
         )
         supervisor.run()
 
@@ -241,6 +243,7 @@ class _Supervisor:
         signals: socket.socket,
         selector: selectors.BaseSelector,
         bell: int,
+        boot: str,
     ) -> None:
         self._composition = composition
         self._permissive = permissive
@@ -252,7 +255,7 @@ class _Supervisor:
         self._signals = signals
         self._selector = selector
         self._bell = bell
-        self._boot = secrets.token_hex(8)
+        self._boot = boot
         self._seats = [_Seat(slot=slot) for slot in range(composition.settings.server.workers)]
         self._announced = False  # the first worker has begun to serve
         self._stop_began: float | None = None  # None: the server is not stopping

@@ -36,6 +36,7 @@ __all__ = [
     "is_revoked",
     "key_standing",
     "listing",
+    "lock_key",
     "normal_serial",
     "revoke",
     "serial_is_used",
@@ -203,6 +204,15 @@ def find_by_fingerprint(tx: ReadTx, fingerprint: str) -> RecordedCertificate | N
     """The certificate with that SHA-256 fingerprint (lower-case hexadecimal)."""
     row = tx.execute(_BY_FINGERPRINT, {"fingerprint": fingerprint}).mappings().first()
     return None if row is None else _read(row)
+
+
+def lock_key(tx: Tx, spki_sha256: str) -> None:
+    """Until this transaction ends nobody else, on this node or another, records a certificate of that public key.
+
+    For whoever asks `key_standing` and records by the answer: of two that record one key for two names at once, one is to see
+    the other.
+    """
+    tx.lock(f"key/{spki_sha256}")
 
 
 def key_standing(tx: ReadTx, *, spki_sha256: str, holder_sha256: str) -> KeyStanding:

@@ -7,6 +7,7 @@ writer's loop (`writer`), what a database is like (`dialect`), and what is store
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,13 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from kipuka.api.errors import BackendUnavailable, SchemaError
+from sqlalchemy.exc import DataError, DBAPIError
+
+from kipuka.api.errors import BackendUnavailable, MalformedRequest, SchemaError
 from kipuka.api.events import AuditEvent
 from kipuka.api.storage import ReadTx, Storage, Tx
 from kipuka.store.context import audit_context
-from kipuka.store.dialect import Dialect, dialect_for
+from kipuka.store.dialect import COMMIT_LIMIT, Dialect, dialect_for
 from kipuka.store.events import Seal
 from kipuka.store.revisions import disagreements
 from kipuka.store.writer import Answer, ReadTransaction, Writer
@@ -42,6 +45,7 @@ class Store:
         seal: Seal,
         storages: Sequence[Storage],
         queue_limit: int,
+        commit_limit: timedelta = COMMIT_LIMIT,
     ) -> None:
         self._dialect = dialect
         self._node = node
@@ -50,7 +54,13 @@ class Store:
         self._queue_limit = queue_limit
         self._listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
         self._writer = Writer(
-            dialect, node=node, clock=clock, seal=seal, limit=queue_limit, committed=self._events_were_added
+            dialect,
+            node=node,
+            clock=clock,
+            seal=seal,
+            limit=queue_limit,
+            committed=self._events_were_added,
+            patience=commit_limit,
         )
         self._reader_engine = dialect.reader_engine(_READERS)
         self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="kipuka-reader")
@@ -71,6 +81,7 @@ class Store:
     async def read(self, fn: Callable[[ReadTx], T], /) -> T:
         """Run `fn` in a reader thread on one consistent state, which has all that was committed before the call.
 
+        `fn` may be run again, where a connection was lost, and is therefore a pure function of the transaction and its arguments.
         Raises what `fn` raises, and `BackendUnavailable` when the store is away or too many reads wait.
         """
         with self._reads_lock:
@@ -120,6 +131,12 @@ class Store:
     def _check_schema(self) -> None:
         if not self._dialect.exists():
             raise _no_database()
+        try:
+            self._find_disagreements()
+        except DBAPIError as error:
+            raise (self._dialect.explained(error) or error) from error
+
+    def _find_disagreements(self) -> None:
         with self._reader_engine.connect() as connection, connection.begin():
             problems = disagreements(connection, self._storages)
         if problems:
@@ -127,8 +144,12 @@ class Store:
 
     def _read(self, fn: Callable[[ReadTx], Any], answer: Answer) -> None:
         try:
-            with self._reader_engine.connect() as connection, connection.begin():
-                outcome = fn(ReadTransaction(connection, self._clock()))
+            try:
+                outcome = self._read_once(fn)
+            except BaseException as error:
+                if not self._dialect.is_cut(error):
+                    raise
+                outcome = self._read_once(fn)  # the pool has dropped its other connections, which are as old
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the caller
             outcome = Answer.failure(self._public(error))
         finally:
@@ -136,7 +157,14 @@ class Store:
                 self._reads -= 1
         answer.give(outcome)
 
+    def _read_once(self, fn: Callable[[ReadTx], Any]) -> object:
+        with self._reader_engine.connect() as connection, connection.begin():
+            return fn(ReadTransaction(connection, self._clock()))
+
     def _public(self, error: BaseException) -> BaseException:
+        if isinstance(error, DataError):
+            # No text that is stored has what was asked for in it, such as a NUL character.
+            return MalformedRequest("a value has characters that cannot be stored", reason="invalid_value")
         if not self._dialect.is_away(error):
             return error
         unavailable = BackendUnavailable("the server's store is not available", reason="store_unavailable")
@@ -174,26 +202,41 @@ async def open_store(
     seal: Seal,
     storages: Sequence[Storage] = (),
     queue_limit: int = 1000,
+    commit_limit: timedelta = COMMIT_LIMIT,
+    run: str | None = None,
     exclusive: bool = False,
 ) -> AsyncGenerator[Store]:
     """Open the database at `[db] url`, whose tables must be there already.
 
-    `seal` is `kipuka.audit.chain.seal`; `storages` are those of the plugins in use; `queue_limit` bounds units and reads that wait.
-    `exclusive` is for a server of one process: at most one of a node at a time, as against commands, which write beside it, and
-    workers, whose supervisor has claimed the node (`hold_node`). Raises `StartupError` for a URL that cannot be used,
-    `AlreadyRunning`, and `SchemaError`.
+    `seal` is `kipuka.audit.chain.seal`; `storages` are those of the plugins in use; `queue_limit` bounds units and reads that wait,
+    `commit_limit` the time a unit waits and the time it takes. `run` is for workers, whose supervisor has claimed the node with it
+    (`hold_node`); `exclusive` for a server of one process, which claims it here. Without either it is a command's store, which is
+    written to beside a server. Raises `StartupError` for a URL that cannot be used, `AlreadyRunning`, `SchemaError`, and
+    `BackendUnavailable`.
     """
-    dialect = dialect_for(url)
+    dialect = dialect_for(url, limit=commit_limit)
     if not await asyncio.to_thread(dialect.exists):
         raise _no_database()
-    dialect.open()
+    if exclusive:
+        run = run or secrets.token_hex(8)
+    dialect.open(node=node, run=run)
     try:
-        if exclusive:
-            dialect.claim_node(node)
-        store = Store(dialect, node=node, clock=clock, seal=seal, storages=storages, queue_limit=queue_limit)
+        if exclusive and run is not None:
+            await asyncio.to_thread(dialect.claim_node, node, run)
+        store = Store(
+            dialect,
+            node=node,
+            clock=clock,
+            seal=seal,
+            storages=storages,
+            queue_limit=queue_limit,
+            commit_limit=commit_limit,
+        )
         store.start()
         try:
             await store.check_schema()
+            if run is not None:
+                await store.write(_nothing)  # a server that cannot write does not start; from now on its name is taken
             yield store
         finally:
             await _to_the_end(asyncio.ensure_future(asyncio.to_thread(store.close)))
@@ -202,20 +245,25 @@ async def open_store(
 
 
 @contextmanager
-def hold_node(url: str, *, node: str) -> Generator[None]:
+def hold_node(url: str, *, node: str, run: str) -> Generator[None]:
     """Be the one server of a node until the end of the block, for a process that opens no store itself.
 
-    Processes that are forked in the block hold the node with it: it is free when the last of them has ended. Raises
-    `StartupError`, `SchemaError` where there is no database, and `AlreadyRunning`.
+    `run` names this start, and is given to the workers (`open_store`). Processes that are forked in the block hold the node with it:
+    it is free when the last of them has ended. Nothing that a forked process could disturb stays open, such as a connection. Raises
+    `StartupError`, `SchemaError` where there is no database, `AlreadyRunning`, and `BackendUnavailable`.
     """
     dialect = dialect_for(url)
     if not dialect.exists():
         raise _no_database()
     try:
-        dialect.claim_node(node)
+        dialect.claim_node(node, run)
         yield
     finally:
         dialect.close()
+
+
+def _nothing(_tx: Tx) -> None:
+    """Write nothing."""
 
 
 def _no_database() -> SchemaError:

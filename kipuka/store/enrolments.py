@@ -197,7 +197,8 @@ def settle(
     if row is None or row.state not in _OPEN:
         return False
     spender_of_claim = None if row.claim is None else _spender_of(row.claim, spender)
-    _move(tx, id, state=state, reason=reason, lease_until=None, settled_at=timestamp(tx.now))
+    if not _moved(tx, id, state=state, reason=reason, lease_until=None, settled_at=timestamp(tx.now)):
+        return False  # somebody else has come between
     if row.claim is not None and spender_of_claim is not None:
         spender_of_claim.release(tx, row.claim.ref)
     return True
@@ -286,9 +287,14 @@ def _settled_meanwhile() -> BackendUnavailable:
 
 
 def _move(tx: Tx, id: str, **values: Any) -> None:  # noqa: A002 - the column's name
-    statement = update(enrolments).where(enrolments.c.id == id, enrolments.c.state.in_(_OPEN)).values(**values)
-    if tx.execute(statement).rowcount != 1:
+    if not _moved(tx, id, **values):
         raise _settled_meanwhile()
+
+
+def _moved(tx: Tx, id: str, **values: Any) -> bool:  # noqa: A002 - the column's name
+    """Change an open row. Of several that end a row at once, on any node, one does."""
+    statement = update(enrolments).where(enrolments.c.id == id, enrolments.c.state.in_(_OPEN)).values(**values)
+    return tx.execute(statement).rowcount == 1
 
 
 def _new(tx: Tx, row: NewEnrolment, state: EnrolmentState) -> dict[str, Any]:

@@ -168,7 +168,8 @@ def advance(tx: Tx, node: str, sink: str, sequence: int) -> None:
     if found is None:
         tx.add(audit_cursors, {"node": node, "sink": sink, "sequence": sequence})
     elif found < sequence:
-        tx.execute(update(audit_cursors).where(c.node == node, c.sink == sink).values(sequence=sequence))
+        further = update(audit_cursors).where(c.node == node, c.sink == sink, c.sequence < sequence)
+        tx.execute(further.values(sequence=sequence))
 
 
 def failing(tx: ReadTx, node: str, sinks: Collection[str]) -> dict[str, datetime]:

@@ -82,10 +82,12 @@ def count_failure(tx: Tx, *, counter: str, address: str, policy: LockoutPolicy) 
 
     The lock is audited as `locked_out`. While an address is locked nothing is counted.
     """
+    counted = normal_address(address)
+    # Whoever counts a failure of the same address at this moment does so before or after: each failure has a number.
+    tx.lock(f"lockouts/{counter}/{counted}")
     denied = check(tx, counter=counter, address=address)
     if denied is not None:
         return denied
-    counted = normal_address(address)
     c = lockout_failures.c
     window_begins = timestamp(tx.now - policy.window)
     tx.execute(delete(lockout_failures).where(c.counter == counter, c.time <= window_begins))
@@ -129,6 +131,7 @@ def release(tx: Tx, *, counter: str, address: str) -> bool:
     False when it is not locked. Raises ValueError for what is no address.
     """
     counted = normal_address(address.partition("/")[0])
+    tx.lock(f"lockouts/{counter}/{counted}")
     if check(tx, counter=counter, address=counted.partition("/")[0]) is None:
         return False
     tx.execute(delete(lockouts).where(lockouts.c.counter == counter, lockouts.c.address == counted))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import DBAPIError
 
 from kipuka.api.errors import SchemaError
 from kipuka.api.storage import Storage
@@ -64,10 +65,12 @@ def upgrade(url: str, storages: Sequence[Storage] = ()) -> list[SchemaStatus]:
     dialect.create()
     dialect.open()
     try:
-        engine = dialect.writer_engine()
+        engine = dialect.schema_engine()
         try:
             with dialect.turn(), engine.connect() as connection, connection.begin():
                 return [_bring_up(connection, one) for one in everyone]
+        except DBAPIError as error:
+            raise (dialect.explained(error) or error) from error
         finally:
             engine.dispose()
     finally:

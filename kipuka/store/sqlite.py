@@ -19,11 +19,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from kipuka.api.errors import AlreadyRunning, StartupError
+from kipuka.store.dialect import COMMIT_LIMIT
+from kipuka.store.journal import NoJournal
 from kipuka.store.turnstile import Turnstile, TurnstileBlocked, lock_file
 
 __all__ = ["DatabaseReplaced", "SQLite"]
 
-_BUSY_TIMEOUT = timedelta(seconds=20)
 _PREFIX = "sqlite:///"
 _AWAY = frozenset(
     {
@@ -49,7 +50,7 @@ class DatabaseReplaced(Exception):
 class SQLite:
     """The database of a `sqlite:///PATH` URL. Beside the file stand its `-wal` and `-shm`, and the lock files."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, limit: timedelta = COMMIT_LIMIT) -> None:
         path = url.removeprefix(_PREFIX)
         if not url.startswith(_PREFIX) or not path or path.startswith(":memory:"):
             msg = "[db] url: the URL of an SQLite file is needed, as in sqlite:///kipuka.db"
@@ -58,6 +59,7 @@ class SQLite:
             msg = f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}"
             raise StartupError(msg)
         self.path = Path(path)
+        self._limit = limit
         self._turnstile: Turnstile | None = None
         self._node_lock: int | None = None
         self._file: tuple[int, int] | None = None
@@ -81,11 +83,12 @@ class SQLite:
         except OSError as error:
             raise self._startup_error(error) from error
 
-    def open(self) -> None:
+    def open(self, *, node: str = "", run: str | None = None) -> None:
         """Note which file it is, and take a place at the turnstile."""
+        del node, run  # the lock of `claim_node` tells servers from one another
         try:
             self._file = self._which_file()
-            self._turnstile = Turnstile(self.path, limit=_BUSY_TIMEOUT)
+            self._turnstile = Turnstile(self.path, limit=self._limit)
         except OSError as error:
             raise self._startup_error(error) from error
 
@@ -98,8 +101,9 @@ class SQLite:
             os.close(self._node_lock)
             self._node_lock = None
 
-    def claim_node(self, node: str) -> None:
+    def claim_node(self, node: str, run: str) -> None:
         """Lock `<file>-node-<node>.lock` until `close`, or the end of the process."""
+        del run  # a lock that is held needs no name
         name = f"{self.path.name}-node-{quote(node, safe='')}.lock"
         try:
             descriptor = lock_file(self.path.with_name(name))
@@ -137,6 +141,32 @@ class SQLite:
         """Connections that refuse to write."""
         return self._engine(begin="BEGIN", connections=connections, query_only=True)
 
+    def schema_engine(self) -> Engine:
+        """The writer's: whoever has the turn is alone."""
+        return self.writer_engine()
+
+    def journal(self) -> NoJournal:
+        """None is needed."""
+        return NoJournal()
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """Whoever writes is alone anyway."""
+
+    def is_cut(self, error: BaseException) -> bool:
+        """Never: there is no connection to a file that could be lost."""
+        del error
+        return False
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Never: whoever writes is alone."""
+        del error
+        return False
+
+    def explained(self, error: BaseException) -> Exception | None:
+        """What SQLite says is told as it is."""
+        del error
+        return None
+
     def is_away(self, error: BaseException) -> bool:
         """Disk full, read-only, unreadable, locked for too long."""
         if isinstance(error, TurnstileBlocked | DatabaseReplaced):
@@ -153,7 +183,7 @@ class SQLite:
             connection = sqlite3.connect(
                 uri,
                 uri=True,
-                timeout=_BUSY_TIMEOUT.total_seconds(),
+                timeout=self._limit.total_seconds(),
                 isolation_level=None,  # the driver begins nothing by itself; see begin_transaction below
                 check_same_thread=False,
             )
@@ -179,7 +209,7 @@ class SQLite:
         return engine
 
     def _prepare(self, connection: sqlite3.Connection, *, query_only: bool) -> None:
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT // timedelta(milliseconds=1)}").close()
+        connection.execute(f"PRAGMA busy_timeout={self._limit // timedelta(milliseconds=1)}").close()
         if connection.execute("PRAGMA journal_mode=WAL").fetchall() != [("wal",)]:
             msg = f"the database {self.path}: its file system does not allow a write-ahead log"
             raise StartupError(msg)

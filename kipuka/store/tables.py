@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -37,7 +38,13 @@ __all__ = [
     "lockouts",
     "metadata",
     "moment",
+    "nodes",
+    "writers",
 ]
+
+# SQLite's integers have 64 bits anyway, and count by themselves only where they are called INTEGER.
+_Counter = BigInteger().with_variant(Integer, "sqlite")
+
 
 metadata = MetaData(
     naming_convention={
@@ -142,7 +149,7 @@ audit_events = Table(
     "audit_events",
     metadata,
     Column("node", String(255), primary_key=True),
-    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", _Counter, primary_key=True, autoincrement=False),
     Column("time", String(27), nullable=False),
     Column("event", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
@@ -154,7 +161,7 @@ audit_heads = Table(
     "audit_heads",
     metadata,
     Column("node", String(255), primary_key=True),
-    Column("sequence", Integer, nullable=False),
+    Column("sequence", _Counter, nullable=False),
     Column("hash", String(64), nullable=False),
 )
 
@@ -163,14 +170,14 @@ audit_cursors = Table(
     metadata,
     Column("node", String(255), primary_key=True),
     Column("sink", String(255), primary_key=True),
-    Column("sequence", Integer, nullable=False),  # the last event that the sink has safely
+    Column("sequence", _Counter, nullable=False),  # the last event that the sink has safely
     Column("failing_since", String(27)),  # the first attempt that failed since the last that did not
 )
 
 lockout_failures = Table(
     "lockout_failures",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _Counter, primary_key=True),
     Column("counter", String(255), nullable=False),
     Column("address", String(64), nullable=False),
     Column("time", String(27), nullable=False),
@@ -205,4 +212,22 @@ jobs = Table(
     Column("name", String(64), primary_key=True),
     Column("holder", String(255), nullable=False),
     Column("lease_until", String(27), nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("run", String(64), nullable=False),  # which start of its server the node belongs to
+    Column("since", String(27), nullable=False),
+)
+
+writers = Table(
+    "writers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("node", String(255), nullable=False),
+    Column("run", String(64)),  # NULL: a command, which no other start of the server puts an end to
+    Column("number", _Counter, nullable=False),  # of the last transaction that was committed (`kipuka.store.journal`)
+    Column("since", String(27), nullable=False),
 )

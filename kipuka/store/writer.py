@@ -6,6 +6,10 @@ A unit is a pure function of its transaction. All that wait are run in one trans
 commit). When anything goes wrong in a batch it is rolled back, and each unit is run again, alone, in a transaction of its own, so
 that only the one at fault fails; savepoints are never used. When it is the database that went wrong, every unit of the batch
 is told `BackendUnavailable`, and the writer goes on with the next.
+
+What can be tried again is, a few times: over a new connection where one was lost, and alone where another transaction came
+first. A COMMIT that was not answered is looked up before anything is run again (`kipuka.store.journal`); what cannot be looked up is not
+run again.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,14 +39,14 @@ from sqlalchemy import (
     Update,
     insert,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.sql import visitors
 
 from kipuka.api.errors import BackendFault, BackendUnavailable
 from kipuka.api.events import AuditEvent
 from kipuka.api.storage import ReadTx, Tx
 from kipuka.store.context import AuditContext
-from kipuka.store.dialect import Dialect
+from kipuka.store.dialect import COMMIT_LIMIT, Dialect, NodeLost, OutcomeUnknown
 from kipuka.store.events import PendingEvent, Seal, append
 
 __all__ = ["Answer", "ReadTransaction", "Writer"]
@@ -50,6 +55,8 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 64
 _RETRY_AFTER = timedelta(seconds=5)
+_ATTEMPTS = 4
+"""How often units are run at most, for what can be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class _Unit:
     fn: Callable[[Tx], Any]
     context: AuditContext
     answer: Answer
+    handed_in: float  # monotonic
 
 
 class ReadTransaction(ReadTx):
@@ -138,8 +146,9 @@ class _Batch:
 class _WriteTransaction(ReadTransaction, Tx):
     """One unit's view of the batch. It ends with its unit: a reference that was kept is of no use."""
 
-    def __init__(self, batch: _Batch, *, node: str, now: datetime, context: AuditContext) -> None:
+    def __init__(self, batch: _Batch, dialect: Dialect, *, node: str, now: datetime, context: AuditContext) -> None:
         super().__init__(batch.connection, now)
+        self._dialect = dialect
         self._batch: _Batch | None = batch
         self._node = node
         self._context = context
@@ -161,6 +170,10 @@ class _WriteTransaction(ReadTransaction, Tx):
     def add(self, table: Table, row: Mapping[str, Any], /) -> None:
         """Insert a row, later in the batch."""
         self._open().rows.setdefault(table, []).append(dict(row))
+
+    def lock(self, name: str, /) -> None:
+        """Hold that name to the end of the batch."""
+        self._dialect.lock(self._open().connection, name)
 
     def audit(self, event: AuditEvent, /) -> None:
         """Record an event, at the end of the batch."""
@@ -189,8 +202,11 @@ class Writer:
         seal: Seal,
         limit: int,
         committed: Callable[[], None],
+        patience: timedelta = COMMIT_LIMIT,
     ) -> None:
         self._dialect = dialect
+        self._journal = dialect.journal()
+        self._patience = patience.total_seconds()
         self._node = node
         self._clock = clock
         self._seal = seal
@@ -199,6 +215,7 @@ class Writer:
         self._units: deque[_Unit] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._connected = False
         self._engine: Engine = dialect.writer_engine()
         # A daemon, so that a process whose event loop broke down can still end: the database survives that at any point.
         self._thread = threading.Thread(target=self._run, name="kipuka-writer", daemon=True)
@@ -218,7 +235,7 @@ class Writer:
                 raise BackendUnavailable("the server is stopping", retry_after=_RETRY_AFTER, reason="store_closed")
             if len(self._units) >= self._limit:
                 raise BackendUnavailable("the server is too busy", retry_after=_RETRY_AFTER, reason="store_queue_full")
-            self._units.append(_Unit(fn, context, answer))
+            self._units.append(_Unit(fn, context, answer, time.monotonic()))
             self._wake.notify()
         return answer.future
 
@@ -240,62 +257,139 @@ class Writer:
                 for unit, outcome in zip(units, outcomes, strict=True):
                     unit.answer.give(outcome)
         finally:
+            self._leave()
             self._engine.dispose()
 
+    def _leave(self) -> None:
+        if not self._connected:
+            return
+        try:
+            self._journal.leave(self._engine)
+        except Exception as error:  # noqa: BLE001 - the row is removed with the next start at the latest
+            log.debug("writer_not_removed", error=str(error))
+
     def _take(self) -> list[_Unit]:
-        with self._wake:
-            while not self._units and not self._closing:
-                self._wake.wait()
-            return [self._units.popleft() for _ in range(min(_BATCH, len(self._units)))]
+        """The next units. Those that have waited too long are told so: their callers get an answer in time."""
+        while True:
+            with self._wake:
+                while not self._units and not self._closing:
+                    self._wake.wait()
+                if not self._units:
+                    return []
+                taken = [self._units.popleft() for _ in range(min(_BATCH, len(self._units)))]
+            oldest = time.monotonic() - self._patience
+            in_time = [unit for unit in taken if unit.handed_in >= oldest]
+            late = len(taken) - len(in_time)
+            if late:
+                log.error("store_too_slow", units=late)
+                for unit in taken:
+                    if unit.handed_in < oldest:
+                        unit.answer.give(_Failure(_too_slow()))
+            if in_time:
+                return in_time
 
     def _settle(self, units: list[_Unit]) -> list[object]:
         """The outcome of each unit, in order."""
         try:
-            return self._transaction(units)
+            return self._insist(units)
         except BaseException as error:  # noqa: BLE001 - it is told to whoever handed the unit in
-            if self._dialect.is_away(error):
+            if self._is_away(error, alone=len(units) == 1):
                 return self._away(error, units)
             if len(units) == 1:
                 return [_refusal(error)]
         outcomes: list[object] = []
         for unit in units:
             try:
-                outcomes += self._transaction([unit])
+                outcomes += self._insist([unit])
             except BaseException as error:  # noqa: BLE001 - it is told to whoever handed the unit in
-                if self._dialect.is_away(error):
+                if self._is_away(error, alone=True):
                     # Each further attempt could wait as long again: the rest is told at once.
                     return outcomes + self._away(error, units[len(outcomes) :])
                 outcomes.append(_refusal(error))
         return outcomes
 
+    def _is_away(self, error: BaseException, *, alone: bool) -> bool:
+        """A batch that others came before is run again one by one."""
+        return self._dialect.is_away(error) and (alone or not self._dialect.is_conflict(error))
+
     def _away(self, error: BaseException, units: Sequence[_Unit]) -> list[object]:
-        log.error("store_unavailable", units=len(units), error=str(error))
-        self._engine.dispose()  # the next batch tries with a connection of its own
+        name = "node_lost" if isinstance(error, NodeLost) else "store_unavailable"
+        told = getattr(error, "orig", None) or error  # without what SQLAlchemy adds
+        log.error(name, units=len(units), error=" ".join(str(told).split()))
+        self._disconnect()  # the next batch tries with a connection of its own
         return [_unavailable(error) for _ in units]
 
+    def _disconnect(self) -> None:
+        self._connected = False
+        self._engine.dispose()
+
+    def _insist(self, units: Sequence[_Unit]) -> list[object]:
+        """Run units in one transaction, several times where that may help."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._transaction(units)
+            except BaseException as error:
+                cut = self._dialect.is_cut(error)
+                if attempt == _ATTEMPTS or not (cut or (len(units) == 1 and self._dialect.is_conflict(error))):
+                    raise
+                if cut:
+                    self._disconnect()
+                log.info("store_transaction_repeated", units=len(units), error=type(error).__name__)
+        raise AssertionError
+
     def _transaction(self, units: Sequence[_Unit]) -> list[object]:
-        """Run units in one transaction: their outcomes, after its commit. Whatever it raises was not committed."""
-        committed: list[object] | None = None
+        """Run units in one transaction: their outcomes, after its commit. Whatever it raises was not committed.
+
+        The one exception is `OutcomeUnknown`.
+        """
+        results: list[object] = []
+        batch: _Batch | None = None
+        committing = committed = False
         try:
             with self._dialect.turn(), self._engine.connect() as connection:
+                self._connected = True
                 with connection.begin():
+                    self._journal.begin(connection)
                     batch = _Batch(connection)
                     results = [self._perform(unit, batch) for unit in units]
                     batch.flush()
                     if batch.events:
                         append(connection, self._node, batch.events, self._seal)
-                committed = results
-                if batch.events:
-                    self._committed()
-        except BaseException:
-            if committed is None:
+                    committing = True
+                committed = True
+                self._journal.done()
+                self._tell(batch)
+        except BaseException as error:
+            if not committing or batch is None:
                 raise
-            # To raise it would have committed units run again.
-            log.exception("store_fault_after_commit")
-        return committed
+            if committed:
+                # To raise it would have committed units run again.
+                log.exception("store_fault_after_commit")
+            elif self._was_committed(error):
+                self._tell(batch)
+            else:
+                raise
+        return results
+
+    def _tell(self, batch: _Batch) -> None:
+        if batch.events:
+            self._committed()
+
+    def _was_committed(self, error: BaseException) -> bool:
+        """Whether a transaction whose COMMIT failed so did happen. Raises `OutcomeUnknown`."""
+        if not self._journal.is_unanswered(error):
+            return False
+        self._disconnect()
+        try:
+            happened = self._journal.look_up(self._engine)
+        except Exception as problem:
+            msg = f"a COMMIT was not answered ({error}), and what became of it cannot be asked: {problem}"
+            raise OutcomeUnknown(msg) from problem
+        log.warning("commit_looked_up", happened=happened)
+        return happened
 
     def _perform(self, unit: _Unit, batch: _Batch) -> object:
-        tx = _WriteTransaction(batch, node=self._node, now=self._clock(), context=unit.context)
+        tx = _WriteTransaction(batch, self._dialect, node=self._node, now=self._clock(), context=unit.context)
         try:
             result = unit.fn(tx)
         finally:
@@ -317,14 +411,23 @@ def _call(loop: asyncio.AbstractEventLoop, fn: Callable[..., None], *arguments: 
 
 
 def _unavailable(error: BaseException) -> object:
-    unavailable = BackendUnavailable("the server's store is not available", reason="store_unavailable")
+    reason = "store_unavailable"
+    if isinstance(error, NodeLost):
+        reason = "node_lost"
+    elif isinstance(error, OutcomeUnknown):
+        reason = "store_outcome_unknown"
+    unavailable = BackendUnavailable("the server's store is not available", retry_after=_RETRY_AFTER, reason=reason)
     unavailable.__cause__ = error
     return _Failure(unavailable)
 
 
+def _too_slow() -> BackendUnavailable:
+    return BackendUnavailable("the server's store is too slow", retry_after=_RETRY_AFTER, reason="store_too_slow")
+
+
 def _refusal(error: BaseException) -> object:
-    """A constraint that a unit ran into is a fault of the unit: it is to check before it writes."""
-    if isinstance(error, IntegrityError):
+    """A constraint that a unit ran into, or a value that a column does not take, is a fault of the unit: it is to check before it writes."""
+    if isinstance(error, IntegrityError | DataError):
         fault = BackendFault("the server's store refused what it was given", reason="store_constraint")
         fault.__cause__ = error
         return _Failure(fault)

@@ -2,7 +2,7 @@
 
     pytest_plugins = ["kipuka.testing.fixtures"]
 
-In the room: `kipuka_template`, `kipuka_servers` and `kipuka_server`. Not in the room: anything that is imported unasked: the
+In the room: `kipuka_template`, `kipuka_servers`, `kipuka_server` and `kipuka_postgresql`. Not in the room: anything that is imported unasked: the
 kit is no `pytest11` entry point, so that a site that installs kipuka does not find strange fixtures in its own tests.
 """
 
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from kipuka.testing.postgresql import PostgreSQLServer
 from kipuka.testing.server import Deployment, RunningServer
 
-__all__ = ["ServerFactory", "kipuka_server", "kipuka_servers", "kipuka_template"]
+__all__ = ["ServerFactory", "kipuka_postgresql", "kipuka_server", "kipuka_servers", "kipuka_template"]
 
 ServerFactory = Callable[..., RunningServer]
 
@@ -71,3 +72,10 @@ def kipuka_servers(kipuka_template: Deployment, tmp_path_factory: pytest.TempPat
 def kipuka_server(kipuka_servers: ServerFactory) -> RunningServer:
     """A running server as `kipuka init` configures it, one per module."""
     return kipuka_servers()
+
+
+@pytest.fixture(scope="session")
+def kipuka_postgresql() -> Iterator[PostgreSQLServer]:
+    """A running PostgreSQL, one for all tests of this process; each makes databases of its own there."""
+    with PostgreSQLServer() as server:
+        yield server

@@ -99,12 +99,13 @@ class Deployment:
         self.environ = dict(environ or {})
 
     @classmethod
-    def create(cls, directory: Path, *, environ: Mapping[str, str] | None = None) -> Deployment:
-        """Run `kipuka init` for localhost and 127.0.0.1."""
+    def create(cls, directory: Path, *, db: str | None = None, environ: Mapping[str, str] | None = None) -> Deployment:
+        """Run `kipuka init` for localhost and 127.0.0.1, with SQLite or the database of that URL."""
         made = cls(directory, environ=environ)
-        made.kipuka(
-            "init", str(directory), "--host", "localhost", "--host", "127.0.0.1", "--listen", f"127.0.0.1:{free_port()}"
-        )
+        arguments = ["--host", "localhost", "--host", "127.0.0.1", "--listen", f"127.0.0.1:{free_port()}"]
+        if db is not None:
+            arguments += ["--db", db]
+        made.kipuka("init", str(directory), *arguments)
         return made
 
     def copy(self, directory: Path, *, environ: Mapping[str, str] | None = None) -> Deployment:

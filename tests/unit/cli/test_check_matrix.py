@@ -377,6 +377,27 @@ MATRIX = [
     warning("db.url", "others than the server can read", "chmod 600", arrange=modes("kipuka.db", 0o644), id="open db"),
     warning(
         "db.url",
+        "with sslmode=prefer whoever is between",
+        "sslmode=verify-full",
+        changes={"db": {"url": "postgresql://kipuka@db.example/kipuka"}},
+        id="PostgreSQL without a certificate",
+    ),
+    warning(
+        "db.url",
+        "synchronous_commit among its options has no effect",
+        "take it out",
+        changes={"db": {"url": "postgresql:///kipuka?options=-csynchronous_commit%3Doff"}},
+        id="PostgreSQL without syncs",
+    ),
+    error(
+        "db.url",
+        "PostgreSQL has no option sslmod",
+        "mend it",
+        changes={"db": {"url": "postgresql://kipuka@db.example/kipuka?sslmod=require"}},
+        id="PostgreSQL has no such option",
+    ),
+    warning(
+        "db.url",
         "another file in the database's place",
         "chmod o-w",
         arrange=modes("", 0o707),

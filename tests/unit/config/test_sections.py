@@ -38,6 +38,17 @@ def test_an_absolute_database_stays_where_it_is(tmp_path):
     assert settled(tmp_path, GOOD + '[db]\nurl = "sqlite:////var/k.db"\n').db.url == "sqlite:////var/k.db"
 
 
+def test_the_url_of_the_database_may_be_a_secret(tmp_path, monkeypatch):
+    """RULES K6: it may have a password in it, which no error and no dump of the settings shows."""
+    url = "postgresql://kipuka:sesame@db.example/kipuka?sslmode=verify-full"
+    (tmp_path / "db.url").write_text(f"{url}\n")
+    monkeypatch.setenv("DB_URL", url)
+    for written in (url, "file:db.url", "env:DB_URL"):
+        settings = settled(tmp_path, GOOD + f'[db]\nurl = "{written}"\n')
+        assert settings.db.url == url
+        assert "sesame" not in repr(settings)
+
+
 def test_a_relative_file_is_taken_from_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert settled(Path(), GOOD).file == tmp_path / "kipuka.toml"
@@ -234,12 +245,28 @@ def test_every_mistake_is_reported_at_once(tmp_path):
             id="table",
         ),
         pytest.param(
-            '[db]\nurl = "postgresql://h/d"',
+            '[db]\nurl = "postgresql://u:pw@h"',
             "db.url",
-            "PostgreSQL is not available in this version",
+            "the URL names no database, as in postgresql://USER@HOST/DATABASE",
             None,
-            id="K1: PostgreSQL",
+            id="no db",
         ),
+        pytest.param(
+            '[db]\nurl = "postgres://h/d"',
+            "db.url",
+            "PostgreSQL's URL is written postgresql://USER@HOST/DATABASE",
+            None,
+            id="another scheme",
+        ),
+        pytest.param(
+            '[db]\nurl = "postgresql://u:p w@h/d"',
+            "db.url",
+            "a # or a space in a password is written %23 or %20",
+            None,
+            id="space",
+        ),
+        pytest.param('[db]\nurl = "file:none"', "db.url", None, None, id="K6: no such file"),
+        pytest.param("[db]\ncommit_timeout = 0.5", "db.commit_timeout", None, None, id="too short"),
         pytest.param('[db]\nurl = "sqlite://"', "db.url", None, None, id="memory"),
         pytest.param('[db]\nurl = "sqlite:///a?mode=ro"', "db.url", None, None, id="options"),
         pytest.param("[mtls]\n", "mtls", "unknown section", "write it as [tls.client_auth]", id="K2: mtls"),

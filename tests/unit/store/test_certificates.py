@@ -171,7 +171,7 @@ async def test_a_key_is_compromised_when_one_of_its_certificates_was_revoked_for
         assert standing.compromised == expected
 
 
-async def test_what_is_asked_of_a_key_is_answered_from_an_index(store):
+async def test_what_is_asked_of_a_key_is_answered_from_an_index(store, database):
     """A client may renew with one key ten thousand times: no question about it may read all its certificates."""
 
     statement = certificates._KEY_STANDING.compile(dialect=sqlite.dialect(paramstyle="named"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -51,13 +49,11 @@ METER = Meter()
 
 
 @pytest.fixture(autouse=True)
-def meter(database):
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.execute(
-            "CREATE TABLE meter_uses (ref TEXT PRIMARY KEY, max INT, held INT CHECK (held >= 0), spent INT)"
-        )
-        connection.execute("INSERT INTO meter_uses VALUES ('t', 1, 0, 0)")
-        connection.commit()
+def meter(sql):
+    sql(
+        "CREATE TABLE meter_uses (ref TEXT PRIMARY KEY, max INT, held INT CHECK (held >= 0), spent INT)",
+        "INSERT INTO meter_uses VALUES ('t', 1, 0, 0)",
+    )
 
 
 @pytest.fixture

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import textwrap
 
 import pytest
-from sqlalchemy import Integer
+from sqlalchemy import Integer, inspect
 
 from kipuka.api import SchemaError, Storage
 from kipuka.api.storage import Column, MetaData, String, Table
 from kipuka.audit.chain import seal
 from kipuka.store.database import open_store
+from kipuka.store.dialect import dialect_for
 from kipuka.store.schema import SchemaStatus, differences, status, upgrade
 
 FIRST = """
@@ -61,26 +60,39 @@ def plugin(tmp_path, monkeypatch):
     return plugin
 
 
-def tables_in(database):
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+def tables_in(url):
+    engine = dialect_for(url).schema_engine()
+    try:
+        return set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def new_url(url, request, tmp_path):
+    """The URL of a database with nothing in it."""
+    if url.startswith("sqlite"):
+        yield f"sqlite:///{tmp_path}/new.db"
+        return
+    server = request.getfixturevalue("kipuka_postgresql")
+    made = server.create_database()
+    yield made.url
+    server.drop_database(made.name)
 
 
 def test_the_hosts_migrations_make_the_tables_its_metadata_describes(url):
     assert differences(url) == []
 
 
-def test_a_difference_would_be_seen(database, url):
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.execute("DROP INDEX ix_certificates_serial")
-        connection.execute("ALTER TABLE jobs ADD COLUMN extra TEXT")
+def test_a_difference_would_be_seen(sql, url):
+    sql("DROP INDEX ix_certificates_serial", "ALTER TABLE jobs ADD COLUMN extra TEXT")
     found = "\n".join(differences(url))
     assert "ix_certificates_serial" in found
     assert "extra" in found
 
 
-def test_an_upgrade_says_what_was_there_and_a_second_one_does_nothing(tmp_path):
-    url = f"sqlite:///{tmp_path}/new.db"
+def test_an_upgrade_says_what_was_there_and_a_second_one_does_nothing(new_url, tmp_path):
+    url = new_url
     newest = status(url)[0].newest
     assert status(url) == [SchemaStatus(owner="kipuka", current=None, newest=newest)]
     assert not (tmp_path / "new.db").exists()
@@ -89,13 +101,13 @@ def test_an_upgrade_says_what_was_there_and_a_second_one_does_nothing(tmp_path):
     assert all(one.is_newest for one in status(url))
 
 
-async def test_a_plugins_tables_are_made_and_kept_at_their_own_revision(database, url, clock, plugin):
+async def test_a_plugins_tables_are_made_and_kept_at_their_own_revision(url, clock, plugin):
     old, new = plugin(FIRST), plugin(FIRST, SECOND, columns=("id", "name", "size"))
     with pytest.raises(SchemaError, match=r"no tables of demo yet: run `kipuka db upgrade`"):
         async with open_store(url, node="a", clock=clock, seal=seal, storages=[old]):
             pass
     upgrade(url, [old])
-    assert {"demo_things", "alembic_version_demo", "alembic_version_kipuka"} <= tables_in(database)
+    assert {"demo_things", "alembic_version_demo", "alembic_version_kipuka"} <= tables_in(url)
     async with open_store(url, node="a", clock=clock, seal=seal, storages=[old]):
         pass
     with pytest.raises(SchemaError, match=r"demo are at revision demo_1, this version needs demo_2: run"):
@@ -110,11 +122,11 @@ async def test_a_plugins_tables_are_made_and_kept_at_their_own_revision(database
         upgrade(url, [old])
 
 
-def test_tables_without_the_prefix_are_refused_before_anything_runs(database, url, plugin):
+def test_tables_without_the_prefix_are_refused_before_anything_runs(url, plugin):
     """DESIGN, the plugin contract: the host refuses unprefixed tables."""
     with pytest.raises(SchemaError, match="things do not start with their plugin's prefix demo_"):
         upgrade(url, [plugin(FIRST, tables=("demo_things", "things"))])
-    assert "demo_things" not in tables_in(database)
+    assert "demo_things" not in tables_in(url)
 
 
 @pytest.mark.parametrize(
@@ -127,19 +139,18 @@ def test_tables_without_the_prefix_are_refused_before_anything_runs(database, ur
         pytest.param('op.drop_column("demo_things", "name")', id="a column is missing"),
     ],
 )
-def test_a_migration_that_leaves_its_bounds_is_rolled_back_whole(database, url, plugin, line):
-    before = tables_in(database)
+def test_a_migration_that_leaves_its_bounds_is_rolled_back_whole(url, plugin, line):
+    before = tables_in(url)
     with pytest.raises(SchemaError):
         upgrade(url, [plugin(FIRST + f"        {line}\n")])
-    assert tables_in(database) == before
+    assert tables_in(url) == before
     assert differences(url) == []
 
 
-def test_a_failing_migration_leaves_nothing_behind(tmp_path, plugin):
-    url = f"sqlite:///{tmp_path}/new.db"
+def test_a_failing_migration_leaves_nothing_behind(new_url, plugin):
     with pytest.raises(ZeroDivisionError):
-        upgrade(url, [plugin(FIRST + "        1 / 0\n")])
-    assert tables_in(tmp_path / "new.db") == set()
+        upgrade(new_url, [plugin(FIRST + "        1 / 0\n")])
+    assert tables_in(new_url) == set()
 
 
 @pytest.mark.parametrize(

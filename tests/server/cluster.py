@@ -1,0 +1,52 @@
+"""Two nodes of two workers each on one PostgreSQL database, as several machines would be.
+
+In the room: `Cluster`. Not in the room: PostgreSQL itself (`kipuka.testing.postgresql`).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from kipuka.testing.server import Deployment
+
+PATIENT = {
+    "otp": {
+        "hash_algorithm": "sha256-hmac"
+    },  # five failures are few: a test that fails more often calls from several addresses
+    "server": {"max_requests_per_minute_per_address": 1_000_000, "max_connections_per_address": 4000, "workers": 2},
+}
+
+
+class Cluster:
+    """Nodes `alpha` and `beta` with the same keys, each with a folder and a port. A context manager that runs both."""
+
+    def __init__(self, server, folder, changes=None):
+        self.postgresql = server.create_database()
+        alpha = Deployment.create(folder / "alpha", db=self.postgresql.url)
+        beta = alpha.copy(folder / "beta")
+        for name, deployment in (("alpha", alpha), ("beta", beta)):
+            deployment.configure(PATIENT)
+            deployment.configure({"server": {"node": name}, **(changes or {})})
+        self.alpha, self.beta = alpha.serve(), beta.serve()
+        self.nodes = (self.alpha, self.beta)
+
+    def __enter__(self):
+        with ExitStack() as stack:
+            for node in self.nodes:
+                stack.enter_context(node)
+                node.wait_for_workers(2)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception):
+        self._stack.close()
+        unexpected = [line for node in self.nodes if not node.tracebacks_expected for line in node.tracebacks()]
+        assert not unexpected, "\n".join(node.stderr for node in self.nodes)
+
+    def rows(self, statement, *arguments):
+        """What is in the database."""
+        return self.postgresql.execute(statement, *arguments)
+
+    def verify(self):
+        """The audit chains of both nodes are whole."""
+        self.alpha.deployment.kipuka("audit", "verify")

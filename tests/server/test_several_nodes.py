@@ -1,0 +1,300 @@
+"""Two nodes with two workers each, on one PostgreSQL: what one has recorded holds on the other with the next request."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+
+from kipuka.testing.pki import make_csr
+from kipuka.testing.server import wait_until
+
+from .cluster import Cluster
+
+pytestmark = [pytest.mark.server, pytest.mark.needs("postgres")]
+
+
+@pytest.fixture(scope="module")
+def cluster(kipuka_postgresql, tmp_path_factory):
+    with Cluster(kipuka_postgresql, tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+def fingerprint(certificate):
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def enrol(node, token, *, name=None):
+    return node.client().enroll(make_csr(common_name=name or token.client_id), token=token.value)
+
+
+def test_what_one_node_issued_the_other_knows_and_renews(cluster):
+    device = cluster.alpha.enrol("printer-1")
+    assert cluster.beta.recorded(device.certificate)["subject"] == "CN=printer-1"
+    renewed = cluster.beta.client(device).reenroll(make_csr(device.subject))
+    assert renewed.status == 200, renewed.text
+    assert cluster.alpha.recorded(renewed.certificate) is not None
+
+
+def test_a_certificate_revoked_on_one_node_is_refused_on_the_other_with_the_next_request(cluster):
+    """Item 5: on a connection that was open, and good, before."""
+    device = cluster.alpha.enrol("printer-2")
+    with cluster.beta.client(device).connect() as connection:
+        client = cluster.beta.client(device)
+        good = client.reenroll(make_csr(device.subject), connection=connection)
+        assert good.status == 200, good.text
+        done = cluster.alpha.admin(
+            "POST", f"/admin/certificates/{fingerprint(device.certificate)}/revoke", {"reason": "superseded"}
+        )
+        assert done.status == 200, done.text
+        refused = client.reenroll(make_csr(device.subject), connection=connection)
+    assert (refused.status, refused.text.strip()) == (403, "client certificate revoked")
+
+
+def test_a_token_used_on_one_node_is_spent_on_the_other(cluster):
+    token = cluster.alpha.make_token("printer-3")
+    assert enrol(cluster.alpha, token).status == 200
+    assert enrol(cluster.beta, token).status == 401
+    assert cluster.beta.view_token(token)["used"] == 1
+
+
+def test_an_address_locked_out_by_failures_on_both_nodes_is_locked_on_both(cluster):
+    """RULES C4: the failures of all workers and nodes are one count, and the one that exceeds is answered so already."""
+    good = cluster.alpha.make_token("printer-4")
+    csr = make_csr(common_name=good.client_id)
+    clients = [node.client().calling_from("127.0.4.1") for node in cluster.nodes]
+    turns = itertools.islice(itertools.cycle(clients), 6)
+    assert [client.enroll(csr, token="wrong-token-of-nobody").status for client in turns] == [401] * 5 + [429]
+    for client in clients:
+        answer = client.enroll(csr, token=good.value)
+        assert answer.status == 429
+        assert int(answer.header("Retry-After")) > 0
+    cluster.alpha.deployment.kipuka("lockout", "release", "127.0.4.1")
+    assert clients[1].enroll(csr, token=good.value).status == 200
+
+
+def test_parallel_failures_on_both_nodes_are_each_counted_once(cluster):
+    """RULES C4: of twenty at once exactly as many are let through as may fail."""
+    csr = make_csr(common_name="x")
+    before = cluster.rows("SELECT count(*) FROM audit_events WHERE event = 'locked_out'")[0][0]
+
+    def fail(number):
+        client = cluster.nodes[number % 2].client().calling_from("127.0.4.2")
+        return client.enroll(csr, token=f"wrong-token-{number}").status
+
+    with ThreadPoolExecutor(20) as pool:
+        statuses = list(pool.map(fail, range(20)))
+    assert statuses.count(401) == 5
+    assert statuses.count(429) == 15
+    assert cluster.rows("SELECT count(*) FROM audit_events WHERE event = 'locked_out'") == [(before + 1,)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uses", [1, 3, 10])
+def test_of_two_hundred_parallel_uses_exactly_as_many_as_allowed_get_a_certificate(cluster, uses):
+    """Guarantee 2: over two nodes with two workers each."""
+    token = cluster.alpha.make_token(f"crowd-{uses}", max_uses=uses)
+    requests = [make_csr(common_name=token.client_id) for _ in range(200)]
+
+    def use(number):
+        client = cluster.nodes[number % 2].client().calling_from(f"127.1.{uses}.{number + 1}")
+        while True:
+            answer = client.enroll(requests[number], token=token.value)
+            if answer.status != 503:  # another request holds the use at this moment
+                return answer
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(use, range(200)))
+    assert {answer.status for answer in answers} == {200, 401}
+    issued = {fingerprint(answer.certificate) for answer in answers if answer.status == 200}
+    assert len(issued) == uses
+    recorded = cluster.rows("SELECT fingerprint FROM certificates WHERE subject = %s", f"CN={token.client_id}")
+    assert sorted(issued) == sorted(name for (name,) in recorded)
+    assert cluster.rows("SELECT used, held FROM otp_tokens WHERE id = %s", token.id) == [(uses, 0)]
+    events = "SELECT count(*) FROM audit_events WHERE event = 'certificate_issued' AND line LIKE %s"
+    assert cluster.rows(events, f'%CN={token.client_id}"%') == [(uses,)]
+    cluster.verify()
+
+
+def test_one_key_for_two_names_at_once_is_certified_for_one(cluster):
+    """RULES F5: each node alone would find nobody who has the key."""
+    for turn in range(5):
+        tokens = [node.make_token(f"twin-{turn}-{number}") for number, node in enumerate(cluster.nodes)]
+        first = make_csr(common_name=tokens[0].client_id)
+        second = make_csr(common_name=tokens[1].client_id, key=first.key)
+        start = threading.Barrier(2)
+
+        def ask(node, csr, token, start=start):
+            with node.client().connect() as connection:
+                start.wait(20)
+                return node.client().enroll(csr, token=token.value, connection=connection).status
+
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(ask, cluster.nodes, (first, second), tokens))
+        assert sorted(outcomes) == [200, 400]
+
+
+class Steady:
+    """Clients on both nodes that enrol without end, each with a token of its own."""
+
+    def __init__(self, cluster, tokens):
+        self._cluster = cluster
+        self._tokens = iter(tokens)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self.received = []
+        self.tried = []
+        self.statuses = []
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(6)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(120)
+            assert not thread.is_alive()
+
+    def _run(self, number):
+        client = self._cluster.nodes[number % 2].client().calling_from(f"127.2.0.{number + 1}")
+        while not self._over.is_set():
+            with self._lock:
+                token = next(self._tokens, None)
+                if token is None:
+                    return
+                self.tried.append(token)
+            csr = make_csr(common_name=token.client_id)
+            for _ in range(10):
+                answer = client.enroll(csr, token=token.value)
+                self.statuses.append(answer.status)
+                if answer.status == 200:
+                    self.received.append((token, answer.certificate))
+                if answer.status != 503:
+                    break  # 401: it was spent by an answer that could not be given
+                assert int(answer.header("Retry-After")) > 0
+                time.sleep(0.2)
+
+
+def account_for(cluster, load):
+    """Guarantees 1 and 2, by what clients hold and what the database says."""
+    for token, certificate in load.received:
+        ((subject,),) = cluster.rows(
+            "SELECT subject FROM certificates WHERE fingerprint = %s", fingerprint(certificate)
+        )
+        assert subject == f"CN={token.client_id}"
+    for token in load.tried:
+        count = "SELECT count(*) FROM certificates WHERE subject = %s"
+        ((issued,),) = cluster.rows(count, f"CN={token.client_id}")
+        ((used,),) = cluster.rows("SELECT used FROM otp_tokens WHERE id = %s", token.id)
+        assert issued == used <= 1, token
+    cluster.verify()
+
+
+@pytest.mark.crash
+@pytest.mark.slow
+def test_postgresql_killed_under_load_is_503_and_comes_back_by_itself(cluster, kipuka_postgresql):
+    """Guarantees 1 and 2, and no restart of kipuka."""
+    tokens = [cluster.alpha.make_token(f"load-{number}") for number in range(500)]
+    with Steady(cluster, tokens) as load:
+        for _ in range(2):
+            wait_until(partial(_has, load, len(load.received) + 15), timeout=60, what="some certificates")
+            kipuka_postgresql.kill()
+            unavailable = load.statuses.count(503)
+            wait_until(
+                partial(_has_answered, load, 503, unavailable + 6), timeout=60, what="answers without a database"
+            )
+            kipuka_postgresql.start()
+        wait_until(partial(_has, load, len(load.received) + 15), timeout=60, what="certificates again")
+    assert set(load.statuses) <= {200, 503, 401}
+    assert load.statuses.count(401) <= 2 * 6  # at most what was in flight
+    account_for(cluster, load)
+    for node in cluster.nodes:
+        assert node.enrol(f"afterwards-{node.port}").certificate is not None
+
+
+@pytest.mark.crash
+def test_writers_whose_backends_are_terminated_under_load_lose_nothing(cluster):
+    """A lost connection is a new one and the same work again: no client notices, unless it was the COMMIT and it is unknown."""
+    tokens = [cluster.alpha.make_token(f"cut-{number}") for number in range(200)]
+    with Steady(cluster, tokens) as load:
+        for _ in range(8):
+            enough = len(load.received) + 8
+            wait_until(partial(_has, load, enough), timeout=60, what="some certificates")
+            cluster.postgresql.terminate_backends("kipuka % writer")
+    assert load.statuses.count(503) <= 8  # those cut while they connected
+    account_for(cluster, load)
+
+
+def _has(load, count):
+    return len(load.received) >= count
+
+
+def _has_answered(load, status, count):
+    return load.statuses.count(status) >= count
+
+
+def test_a_second_server_of_a_name_is_refused_also_on_another_machine(cluster, tmp_path):
+    copy = cluster.alpha.deployment.copy(tmp_path / "copy")
+    done = copy.kipuka("serve", "-c", str(copy.config_file), expect=4)
+    assert "another kipuka server with [server] node = 'alpha' works on the PostgreSQL database" in done.stderr
+    assert cluster.alpha.client().cacerts().status == 200
+    assert enrol(cluster.alpha, cluster.alpha.make_token("after-the-second")).status == 200
+
+
+def test_a_server_that_was_followed_answers_503_and_issues_nothing(cluster):
+    """The database lost sight of it, as when its machine was cut off: another one has taken its name."""
+    token = cluster.beta.make_token("late", max_uses=2)
+    cluster.rows("UPDATE nodes SET run = 'another' WHERE name = 'alpha'")
+    cluster.rows("DELETE FROM writers WHERE node = 'alpha'")
+    before = cluster.rows("SELECT sequence FROM audit_heads WHERE node = 'alpha'")
+    for _ in range(4):
+        answer = enrol(cluster.alpha, token)
+        assert answer.status == 503
+    assert cluster.rows("SELECT sequence FROM audit_heads WHERE node = 'alpha'") == before
+    assert "node_lost" in cluster.alpha.stderr
+    assert enrol(cluster.beta, token).status == 200
+    cluster.alpha.restart()
+    assert enrol(cluster.alpha, token).status == 200
+
+
+def test_what_a_killed_node_held_is_given_back(cluster):
+    """A node that is started again settles at once what its earlier run has left."""
+    token = cluster.beta.make_token("orphan")
+    cluster.alpha.kill()
+    boot = "0" * 16
+    cluster.rows(
+        "INSERT INTO enrolments (id, state, operation, method, identity_name, claim_plugin, claim_ref, ca, profile,"
+        " request_sha256, csr, node, process, lease_until, created_at) VALUES (%s, 'reserved', 'simpleenroll', 'otp',"
+        " 'orphan', 'otp', %s, 'main', 'default', '00', '', 'alpha', %s, '2999-01-01T00:00:00.000000Z',"
+        " '2026-01-01T00:00:00.000000Z')",
+        "orphan",
+        token.id,
+        f"{boot}/0/0",
+    )
+    cluster.rows("UPDATE otp_tokens SET held = 1 WHERE id = %s", token.id)
+    assert enrol(cluster.beta, token).status == 503
+    cluster.alpha.start()
+    assert enrol(cluster.beta, token).status == 200
+    assert cluster.rows("SELECT state FROM enrolments WHERE id = 'orphan'") == [("failed",)]
+
+
+def test_a_living_node_gives_back_what_a_dead_one_held_when_its_lease_is_over(cluster):
+    token = cluster.beta.make_token("heirless")
+    cluster.rows(
+        "INSERT INTO enrolments (id, state, operation, method, identity_name, claim_plugin, claim_ref, ca, profile,"
+        " request_sha256, csr, node, process, lease_until, created_at) VALUES ('heirless', 'reserved', 'simpleenroll', 'otp',"
+        " 'heirless', 'otp', %s, 'main', 'default', '00', '', 'gamma', 'ff/0/0', '2020-01-01T00:00:00.000000Z',"
+        " '2020-01-01T00:00:00.000000Z')",
+        token.id,
+    )
+    cluster.rows("UPDATE otp_tokens SET held = 1 WHERE id = %s", token.id)
+    wait_until(lambda: cluster.beta.view_token(token)["held"] == 0, timeout=60, what="recovery by another node")
+    assert enrol(cluster.beta, token).status == 200
