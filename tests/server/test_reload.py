@@ -14,10 +14,10 @@ from cryptography import x509
 from h2.errors import ErrorCodes
 
 from kipuka.testing.client import TLSAlert, basic, est_path
+from kipuka.testing.http2 import HTTP2Peer
 from kipuka.testing.pki import make_csr, make_root
 from kipuka.testing.server import wait_until
 
-from kipuka.testing.http2 import HTTP2Peer
 from .load import CACERTS, Load
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]

@@ -10,9 +10,8 @@ import pytest
 from OpenSSL import SSL
 
 from kipuka.http.connections import _MOST_BEYOND
-from kipuka.testing.proxy_protocol import LOCAL, proxy_header
-
 from kipuka.testing.peer import Peer, client_context
+from kipuka.testing.proxy_protocol import LOCAL, proxy_header
 
 from .tls_seam_peers import running
 
