@@ -545,21 +545,26 @@ class Enrolment:
             not_after=timestamp(recorded.not_after),
             channel_binding=attempt.binding,
         )
-        outcome = await self._store.write(
-            partial(
-                _record,
-                row=self._row(attempt),
-                exists=attempt.reserved,
-                certificate=recorded,
-                unique=request.service.profile.unique_keys,
-                presented=_fingerprint(attempt.certificate),
-                spender=self._spenders.get(claim.plugin) if claim else None,
-                window=None if request.service.remote else request.service.replay_window,
-                opening=tuple(attempt.opening),
-                issued=event,
-                replayed=partial(self._replayed, attempt),
-            )
+        unit = partial(
+            _record,
+            row=self._row(attempt),
+            exists=attempt.reserved,
+            certificate=recorded,
+            unique=request.service.profile.unique_keys,
+            presented=_fingerprint(attempt.certificate),
+            spender=self._spenders.get(claim.plugin) if claim else None,
+            window=None if request.service.remote else request.service.replay_window,
+            opening=tuple(attempt.opening),
+            issued=event,
+            replayed=partial(self._replayed, attempt),
         )
+        try:
+            outcome = await self._store.write(unit)
+        except BackendFault as fault:
+            if fault.reason != "store_constraint" or attempt.digest is None:
+                raise
+            # Another node has recorded the same request at this very moment: its answer can be seen now (RULES D4).
+            outcome = await self._store.write(unit)
         return self._enrolled(attempt, _certificate_of(outcome))
 
     def _enrolled(self, attempt: _Attempt, certificate: x509.Certificate) -> Enrolled:

@@ -4,8 +4,8 @@ In the room: what makes two requests the same, as one digest on the enrolment's 
 room: when a window is open and who may ask (`kipuka.enrolment`).
 
 A digest is kept only where a window is open when the certificate is issued. Of issued enrolments one at most has a digest: the
-database holds to that (a unique index), so that of two requests that are the same and end at once, on any node, the later one finds the
-earlier one's certificate.
+database holds to that (a unique index). Of two requests that are the same and end at once on two nodes, which see nothing of each
+other, it refuses the later one, which then looks again.
 """
 
 from __future__ import annotations

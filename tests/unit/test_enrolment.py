@@ -574,6 +574,41 @@ async def test_a_retry_whose_first_request_ends_between_its_look_and_its_hold_is
     assert here.spending.counts == (0, 0, 1)
 
 
+@pytest.mark.parametrize("others", [1, 0], ids=["the other's certificate", "something else"])
+async def test_a_constraint_met_while_recording_has_the_record_looked_at_again(world, others):
+    """RULES D4: on another node the same request was recorded in this moment. What is still refused then is a fault."""
+
+    class Contended:
+        """A store in which another node is first, and the unique index says so, as it is with two transactions that overlap."""
+
+        def __init__(self) -> None:
+            self.read = here.store.read
+            self.first = None
+            self.refusals = 1 if others else 2
+
+        async def write(self, unit):
+            if unit.func.__name__ == "_record" and self.refusals:
+                self.refusals -= 1
+                if others:
+                    self.first = await here.enrol(csr)
+                raise BackendFault("refused", reason="store_constraint")
+            return await here.store.write(unit)
+
+    csr = make_csr(common_name="ws42")
+    here = world(window=600, claim=None)
+    as_certificate(here)
+    store = Contended()
+    late = Enrolment(store=store, spenders={}, clock=now, ca_timeout=timedelta(seconds=0.2), process="b1/0/0")
+    if others:
+        answer = await late.enrol(here.request(csr))
+        assert answer.certificate == store.first.certificate
+        assert len(await here.recorded()) == 1
+    else:
+        with pytest.raises(BackendFault):
+            await late.enrol(here.request(csr))
+        assert await here.recorded() == ()
+
+
 @pytest.mark.parametrize(("remote", "certificates_made"), [(False, 1), (True, 2)], ids=["local", "remote"])
 async def test_the_same_request_at_the_same_time_is_one_certificate_unless_a_remote_ca_knows_two(
     world, remote, certificates_made
