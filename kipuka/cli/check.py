@@ -253,8 +253,9 @@ class _Look:
             problem = f"it has mode {mode:04o}: others than its owner can change it"
             self._warn("", problem, f"chmod go-w '{path}'")
         secrets = set(_secrets(self._models()))
-        if urlsplit(self.settings.db.url).password:
-            secrets.add(self.settings.db.url)
+        db = self.settings.db
+        if db is not None and urlsplit(db.url).password:
+            secrets.add(db.url)
         if mode & 0o037 and any(text in secrets for text in _strings(values)):
             remedy = f'write the secret as "file:PATH" or "env:NAME", or chmod 600 \'{path}\''
             self._warn("", f"it holds a secret and has mode {mode:04o}: others than the server can read it", remedy)
