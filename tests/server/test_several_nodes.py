@@ -287,6 +287,8 @@ def test_what_a_killed_node_held_is_given_back(cluster):
 
 
 def test_a_living_node_gives_back_what_a_dead_one_held_when_its_lease_is_over(cluster):
+    for node in cluster.nodes:
+        node.wait_for_workers(2)  # one that starts would look by itself
     token = cluster.beta.make_token("heirless")
     cluster.rows(
         "INSERT INTO enrolments (id, state, operation, method, identity_name, claim_plugin, claim_ref, ca, profile,"

@@ -1,8 +1,9 @@
-"""What the tests stand on: the plugin's object over a true database in memory, made by its own migration."""
+"""What the tests stand on: the plugin's object over a true database, made by its own migration."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from kipuka_auth_otp.authenticator import OTPAuthenticator, open_otp
 from kipuka_auth_otp.config import OTPSettings
 from kipuka_auth_otp.migrations import otp_0001_tokens
 from kipuka_auth_otp.tokens import NewToken
-from sqlalchemy import Connection, StaticPool, create_engine
+from sqlalchemy import Connection, Engine, StaticPool, create_engine
 from sqlalchemy import event as sqlalchemy_event
 
 from kipuka.api import (
@@ -31,6 +32,7 @@ from kipuka.api import (
 )
 from kipuka.api import Connection as TLSConnection
 from kipuka.testing.clock import FakeClock
+from kipuka.testing.postgresql import PostgreSQLServer, find_programs
 
 T = TypeVar("T")
 KEY = bytes(range(7, 39))
@@ -84,15 +86,15 @@ class CountingLockouts:
 
 
 class DirectServices:
-    """The host's services on one SQLite database in memory; `blocking` has the names of what ran in the pool."""
+    """The host's services on one database; `blocking` has the names of what ran in the pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.clock = FakeClock(datetime(2026, 6, 24, 10, 15, 0, 250_000, tzinfo=UTC))
         self.log = structlog.get_logger()
         self.events: list[AuditEvent] = []
         self.blocking: list[str] = []
         self.counters: list[CountingLockouts] = []
-        self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        self.engine = engine
         with self.engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
             otp_0001_tokens.upgrade()
 
@@ -195,9 +197,26 @@ def _key_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQLServer]:
+    if find_programs() is None:
+        reason = "PostgreSQL not found; as root run: apt install postgresql"
+        if os.environ.get("KIPUKA_TEST_TOOLS") == "all" or os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with PostgreSQLServer() as server:
+        yield server
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """SQLite in memory. A module that is about SQL has another fixture of this name."""
+    return create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+
+
 @pytest.fixture(name="services")
-def _services() -> Iterator[DirectServices]:
-    services = DirectServices()
+def _services(engine: Engine) -> Iterator[DirectServices]:
+    services = DirectServices(engine)
     yield services
     services.engine.dispose()
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from datetime import timedelta
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from kipuka_auth_otp.events import OTPUsed
-from kipuka_auth_otp.ledger import OTP_STORAGE, TOKENS
+from kipuka_auth_otp.ledger import OTP_STORAGE, TOKENS, reserve
 from kipuka_auth_otp.migrations import otp_0001_tokens
+from sqlalchemy import StaticPool, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 from kipuka.api import BackendFault, Claim, DenialKind, Denied
+
+from .conftest import DirectTx
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request):
+    """On both databases: each of them decides by itself who gets the last use."""
+    if request.param == "sqlite":
+        yield create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        return
+    server = request.getfixturevalue("postgresql_server")
+    database = server.create_database()
+    yield create_engine(database.url.replace("postgresql://", "postgresql+psycopg://"))
+    server.drop_database(database.name)
 
 
 @pytest.mark.parametrize("uses", [1, 3])
@@ -116,3 +133,26 @@ async def test_a_busy_database_answers_by_the_row_count_not_by_reading_first(ben
     assert await bench.reserve(ref) is None
     assert [statement.split()[0] for statement in statements] == ["UPDATE"]
     assert sqlite3.sqlite_version_info >= (3, 35)  # UPDATE ... RETURNING
+
+
+async def test_the_last_use_is_one_requests_though_the_others_have_seen_it(bench, services, engine):
+    """READ COMMITTED: an UPDATE that waited for another looks at the row again, as that one has left it."""
+    if engine.dialect.name == "sqlite":
+        pytest.skip("whoever writes is alone")
+    _, ref = await bench.token(max_uses=1)
+    with engine.connect() as first, engine.connect() as second:
+        assert reserve(DirectTx(first, services.clock), ref) is None
+        waiting = asyncio.create_task(asyncio.to_thread(reserve, DirectTx(second, services.clock), ref))
+        await asyncio.to_thread(until_one_waits, services)
+        first.commit()
+        assert (await waiting).reason == "token_held"
+
+
+def until_one_waits(services):
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    for _ in range(1000):
+        with services.engine.connect() as connection:
+            if connection.execute(text(waiting)).scalar_one():
+                return
+        time.sleep(0.01)
+    raise TimeoutError

@@ -332,3 +332,15 @@ async def test_a_worker_inherits_from_the_dead_and_never_from_a_living_sibling(s
         await begun(store, an_enrolment(name, claim=None, process=process, lease_until=late))
     rows = await store.read(partial(enrolments.abandoned, node="alpha", heir=heir, now=NOW))
     assert {row.id for row in rows} == inherits
+
+
+async def test_of_several_that_end_an_enrolment_at_once_one_does_and_the_others_are_told(store, opened, uses):
+    """The request and the recovery of another node meet: the use is given back once, and nobody fails."""
+    async with opened(node="beta") as beta, opened(node="gamma") as gamma:
+        for turn in range(10):
+            name = f"e{turn}"
+            assert await store.write(partial(enrolments.start, row=an_enrolment(name), spender=METER)) is None
+            settle = partial(enrolments.settle, id=name, state="failed", reason="abandoned", spender=METER)
+            outcomes = await asyncio.gather(*(one.write(settle) for one in (store, beta, gamma)))
+            assert sorted(outcomes) == [False, False, True]
+            assert await uses() == (0, 0)

@@ -143,16 +143,24 @@ async def test_a_commit_that_never_arrived_is_repeated_once(opened, postgresql, 
 async def test_a_commit_that_is_still_under_way_is_waited_for(opened, postgresql, wire, over_wire):
     """The row of the writer is locked as long as its transaction may still be committed."""
     postgresql.execute(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1.5); RETURN NULL; END'"
+        "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END'"
     )
     postgresql.execute(
-        "CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON demo_things DEFERRABLE INITIALLY DEFERRED"
-        " FOR EACH ROW EXECUTE FUNCTION slow()"
+        "CREATE CONSTRAINT TRIGGER held AFTER UPDATE ON demo_things DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION held()"
     )
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
     async with opened(url=over_wire) as store:
         await store.write(partial(add, name="a"))
         wire.next_commit("unfinished")
-        assert await store.write(partial(raise_number, name="a")) == 1
+        with postgresql.transaction() as other:
+            other.execute("SELECT pg_advisory_lock(42)")
+            written = asyncio.create_task(store.write(partial(raise_number, name="a")))
+            async with asyncio.timeout(15):
+                # The COMMIT waits for us, and whoever asks what became of it for the COMMIT.
+                while await asyncio.to_thread(postgresql.execute, waiting, postgresql.name) != [(2,)]:
+                    await asyncio.sleep(0.02)
+        assert await written == 1
     assert postgresql.execute("SELECT number FROM demo_things") == [(1,)]
 
 
@@ -300,16 +308,22 @@ async def test_a_row_that_is_there_is_the_units_fault_in_the_end(opened):
 async def test_a_locked_name_is_one_transactions_on_every_node(opened, postgresql):
     """`Tx.lock`: a decision that rests on a number of rows."""
 
-    def one_more_of_three(tx):
+    def one_more_of_three(tx, name):
         tx.lock("demo")
-        there = len(tx.execute(select(things.c.name)).all())
-        if there < 3:
-            add(tx, f"t{there}")
+        if len(tx.execute(select(things.c.name)).all()) < 3:
+            tx.execute(text("SELECT pg_sleep(0.02)"))
+            add(tx, name)
 
     async with AsyncExitStack() as stack:
         stores = [await stack.enter_async_context(opened(f"n{number}")) for number in range(4)]
-        await asyncio.gather(*(store.write(one_more_of_three) for store in stores for _ in range(5)))
-    assert names_in(postgresql) == ["t0", "t1", "t2"]
+        await asyncio.gather(
+            *(
+                store.write(partial(one_more_of_three, name=f"{store.node}-{number}"))
+                for store in stores
+                for number in range(5)
+            )
+        )
+    assert len(names_in(postgresql)) == 3
 
 
 async def test_the_chain_of_a_node_is_whole_though_several_processes_write_it(opened):
