@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from kipuka.testing.client import basic, est_path
 from kipuka.testing.pki import Credential, make_csr
+from kipuka.testing.server import CommandFailed
 
 from .verdict import read_database
 
@@ -122,7 +123,7 @@ class Crowd:
         for thread in self._threads:
             thread.join(PATIENCE + 30)
             assert not thread.is_alive(), thread.name
-        assert self._failures == []
+        self._require_no_failure()
 
     def kill(self, what: str, act) -> None:
         """Have something killed, and write down when."""
@@ -135,8 +136,12 @@ class Crowd:
         return self._over.is_set()
 
     def has_received(self, count: int) -> bool:
-        assert self._failures == []
+        self._require_no_failure()
         return self.received >= count
+
+    def _require_no_failure(self) -> None:
+        if self._failures:
+            raise AssertionError("; ".join(self._failures))
 
     def count(self) -> None:
         with self._count:
@@ -173,8 +178,7 @@ class Client:
             try:
                 token, uses = crowd.tokens.get_nowait()
             except queue.Empty:
-                crowd.tokens.put((crowd.make_token("more", 10), 10))
-                continue
+                token, uses = self._new_token(max_uses=10), 10
             while uses and not crowd.is_over:
                 uses -= 1
                 if self.enrol(token) is None:
@@ -185,9 +189,20 @@ class Client:
     def renew_without_end(self) -> None:
         crowd = self._crowd
         while self.device is None and not crowd.is_over:
-            self.device = self.enrol(crowd.make_token(self.name))
+            self.device = self.enrol(self._new_token())
         while not crowd.is_over:
             self.device = self.renew(self.device) or self.device
+
+    def _new_token(self, max_uses: int = 1):
+        """A token whose making was answered. One whose making was not is nobody's, and is never used."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._crowd.make_token(self.name, max_uses)
+            except (ConnectionError, CommandFailed):
+                if time.monotonic() > end:
+                    raise
+            time.sleep(PAUSE)
 
     def enrol(self, token) -> Credential | None:
         """A certificate for a new key, or None: the token has no use left."""
