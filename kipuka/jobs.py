@@ -17,6 +17,7 @@ import structlog
 from cryptography import x509
 
 from kipuka.api import CABackend, EnrolmentRecovered, FindsOrders, Pending, SpendsOnIssue, Tx
+from kipuka.api.errors import BackendError
 from kipuka.store import enrolments
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
@@ -60,6 +61,8 @@ async def _repeat(
             # Three intervals: a living holder renews in time, a dead one is followed soon.
             if await store.write(partial(claim, name=name, holder=holder, lease=interval * 3)):
                 await job()
+        except BackendError as error:
+            log.warning("job_failed", job=name, reason=error.reason)
         except Exception:
             log.exception("job_failed", job=name)
 

@@ -447,6 +447,7 @@ def _store(composition: Composition, *, clock: Callable[[], datetime], exclusive
         clock=clock,
         seal=seal,
         storages=composition.plugins.storages,
+        queue_limit=settings.db.queue_limit,
         exclusive=exclusive,
     )
 

@@ -211,6 +211,9 @@ class DatabaseSection(Section):
     url: Annotated[str, AfterValidator(_check_url)] = "sqlite:///kipuka.db"
     """`sqlite:///PATH`. A relative path is relative to this file; an absolute one has four slashes."""
 
+    queue_limit: int = Field(default=1000, ge=1, le=100_000)
+    """How many requests may wait for the database in one worker. Whoever comes when so many wait hears 503 at once."""
+
 
 class CAHead(Section):
     """A certification authority. The further keys of an item are those of its backend."""

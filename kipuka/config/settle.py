@@ -18,7 +18,7 @@ from kipuka.api.errors import ConfigError, ConfigProblem
 from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
 from kipuka.config.document import Document, KeyPath, dotted
 from kipuka.config.host import SECTION_OF, Host, at
-from kipuka.config.sections import CAHead, DatabaseSection, ESTSection, LabelItem, SinkHead
+from kipuka.config.sections import CAHead, ESTSection, LabelItem, SinkHead
 from kipuka.config.settings import CAItem, Label, Settings, SinkItem
 from kipuka.config.validate import suggestion, validate
 from kipuka.x509.profiles import Profile
@@ -85,7 +85,7 @@ class _Settling:
             sha256=self.document.sha256,
             server=host.server,
             tls=host.tls,
-            db=DatabaseSection(url=_absolute_url(host.db.url, self.document.file.parent)),
+            db=host.db.model_copy(update={"url": _absolute_url(host.db.url, self.document.file.parent)}),
             cas=cas,
             est=host.est.model_copy(update={"label": tuple(item for _, item in host.labels)}),
             labels=labels,

@@ -16,6 +16,7 @@ import re
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -34,10 +35,11 @@ PAUSE = 0.05
 INVALID = (401, "invalid OTP token", None)
 BUSY = {
     (503, "the OTP token is in use by another request", "1"),
-    (503, "the server's store is not available", "5"),
+    (503, "the server's store is not available", "30"),
     (503, "the server is too busy", "5"),
     (503, "the server is stopping", "5"),
-    (503, "the enrolment was given up meanwhile, try again", "5"),
+    (503, "the server is stopping", "30"),
+    (503, "the enrolment was given up meanwhile, try again", "30"),
 }
 """What may be heard under way besides a certificate: status, text, and Retry-After."""
 
@@ -81,6 +83,7 @@ class Crowd:
         self._failures: list[str] = []
         self._threads: list[threading.Thread] = []
         self._clients = [Client(self, f"otp-{number}", keeps=number % 2 == 1) for number in range(otp)]
+        self._others: list[Client] = []
         self._renewers = [Client(self, f"mtls-{number}", keeps=False) for number in range(mtls)]
 
     def __enter__(self):
@@ -90,7 +93,7 @@ class Crowd:
         self._over.set()
         for thread in self._threads:
             thread.join(PATIENCE + 30)
-        for journal in (self.log, *(client.journal for client in (*self._clients, *self._renewers))):
+        for journal in (self.log, *(client.journal for client in (*self._clients, *self._renewers, *self._others))):
             journal.close()
 
     @property
@@ -107,6 +110,21 @@ class Crowd:
         token = self.site.make_token(client_id, max_uses=max_uses)
         self.log.write("token", id=token.id, max_uses=max_uses)
         return token
+
+    def enrol_one(self, name: str) -> Credential:
+        """The certificate of one further client."""
+        client = Client(self, name, keeps=False)
+        self._others.append(client)
+        device = client.enrol(self.make_token(name))
+        assert device is not None
+        return device
+
+    def enrol_once(self, name: str, token) -> None:
+        """One attempt of a further client, whatever is heard, in the thread of the caller."""
+        client = Client(self, name, keeps=False)
+        with self._count:
+            self._others.append(client)
+        client.enrol_once(token)
 
     def begin(self) -> None:
         """Every client begins; those that renew enrol first where they have no certificate yet."""
@@ -138,6 +156,11 @@ class Crowd:
     def has_received(self, count: int) -> bool:
         self._require_no_failure()
         return self.received >= count
+
+    def has_heard(self, count: int, what: object = None) -> bool:
+        """That of everything (or that one thing) so often something else than a certificate was heard."""
+        self._require_no_failure()
+        return (self.heard.total() if what is None else self.heard[what]) >= count
 
     def _require_no_failure(self) -> None:
         if self._failures:
@@ -211,6 +234,11 @@ class Client:
         certificate = self._insist("simpleenroll", headers, csr.der, token=token.id)
         return None if certificate is None else Credential(key=csr.key, der=certificate)
 
+    def enrol_once(self, token) -> None:
+        """One attempt, whatever comes of it."""
+        headers = {"Content-Type": "application/pkcs10", "Authorization": basic(token.value)}
+        self.ask("simpleenroll", headers, make_csr(common_name=token.client_id).der, token=token.id)
+
     def renew(self, device: Credential) -> Credential | None:
         csr = make_csr(device.subject, key=device.key)
         headers = {"Content-Type": "application/pkcs10"}
@@ -264,7 +292,8 @@ class Client:
     def _request(self, operation, headers, body, device):
         try:
             if self._connection is None:
-                self._connection = self._crowd.site.client(device).connect()
+                client = replace(self._crowd.site.client(device), timeout=PATIENCE)
+                self._connection = client.connect()
             answer = self._connection.request("POST", est_path(operation), headers=headers, body=body)
         except BaseException:
             self.hang_up()

@@ -19,6 +19,7 @@ from typing import Any
 from kipuka.testing.client import ESTClient
 from kipuka.testing.pki import Credential
 from kipuka.testing.server import RunningServer, Token, wait_until
+from kipuka.testing.toml import merged
 
 from .verdict import WORKED_ON, read_database
 
@@ -94,9 +95,12 @@ def kill_server(servers: Sequence[RunningServer]) -> Callable[[Random], None]:
     return act
 
 
-def sqlite(kipuka_servers, changes: Mapping[str, Any]) -> Site:
-    """One server of two workers over one file."""
-    server = kipuka_servers({**TOGETHER, **changes})
+def sqlite(kipuka_servers, changes: Mapping[str, Any], *, prepare=None, environ=None) -> Site:
+    """One server of two workers over one file. `prepare` is given the deployment before the start."""
+    server = kipuka_servers(merged(TOGETHER, changes), start=False, environ=environ)
+    if prepare is not None:
+        prepare(server.deployment)
+    server.start()
     server.wait_for_workers(WORKERS)
     servers = [server]
     return Site(
