@@ -67,10 +67,9 @@ class Journal:
 class Crowd:
     """Clients of a site: `otp` by one-time password, `mtls` by certificate. Runs in rounds: `begin`, then `end`."""
 
-    def __init__(self, site, directory: Path, *, otp: int = 4, mtls: int = 2, busy=frozenset(BUSY)):
+    def __init__(self, site, directory: Path, *, otp: int = 4, mtls: int = 2):
         self.site = site
         self.directory = directory
-        self.busy = busy
         directory.mkdir()
         self.log = Journal(directory / "run.jsonl")
         self.log.write("before", enrolments=[row["id"] for row in read_database(site.database_url)["enrolments"]])
@@ -119,11 +118,14 @@ class Crowd:
         assert device is not None
         return device
 
-    def enrol_once(self, name: str, token) -> None:
-        """One attempt of a further client, whatever is heard, in the thread of the caller."""
-        client = Client(self, name, keeps=False)
+    def enrol_once(self, token, start: threading.Barrier) -> None:
+        """One attempt of a further client, in the thread of the caller: connect, meet the others twice, ask."""
         with self._count:
+            client = Client(self, f"once-{len(self._others)}", keeps=False)
             self._others.append(client)
+        client.connect()
+        start.wait(PATIENCE)
+        start.wait(PATIENCE)
         client.enrol_once(token)
 
     def begin(self) -> None:
@@ -255,7 +257,7 @@ class Client:
                 heard = (answer.status, answer.text, answer.header("Retry-After"))
                 if heard == INVALID and token is not None:
                     return None
-                if heard not in self._crowd.busy:
+                if heard not in BUSY:
                     raise AssertionError(heard)
             time.sleep(PAUSE)
         raise TimeoutError(f"no answer within {PATIENCE} s")
@@ -292,8 +294,7 @@ class Client:
     def _request(self, operation, headers, body, device):
         try:
             if self._connection is None:
-                client = replace(self._crowd.site.client(device), timeout=PATIENCE)
-                self._connection = client.connect()
+                self.connect(device)
             answer = self._connection.request("POST", est_path(operation), headers=headers, body=body)
         except BaseException:
             self.hang_up()
@@ -301,6 +302,9 @@ class Client:
         if not self._keeps or answer.header("Connection") == "close":
             self.hang_up()
         return answer
+
+    def connect(self, device: Credential | None = None) -> None:
+        self._connection = replace(self._crowd.site.client(device), timeout=PATIENCE).connect()
 
     def hang_up(self) -> None:
         connection, self._connection = self._connection, None
