@@ -85,6 +85,7 @@ def test_trouble_is_a_clean_503_and_nothing_is_lost_and_nothing_needs_a_restart(
         assert verdict.judge(crowd.journals, site.database_url) == []
         assert {what for what in crowd.heard if not isinstance(what, tuple)} == set()  # no connection broke
     assert disk.says in server.stderr
+    assert "event_name=request_rejected" not in server.stderr  # a refusal does not wait for the store in turn
     assert processes == (server.pid, server.workers())
     answer = site.client().enroll(make_csr(common_name=token.client_id), token=token.value)
     assert answer.status == 200, answer.text

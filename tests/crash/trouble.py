@@ -59,7 +59,7 @@ class Scene:
         command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "kipuka-test", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = f"no file system of its own: {done.stderr.strip()}"
+            reason = f"no file system of its own: {done.stderr.strip().splitlines()[0]}"
             if os.environ.get("CI"):
                 pytest.fail(reason, pytrace=False)
             pytest.skip(reason)
