@@ -62,7 +62,7 @@ from kipuka.est.wire import decode_request
 from kipuka.store import certificates, enrolments, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
-from kipuka.store.database import Store
+from kipuka.store.database import Store, is_of_store
 from kipuka.x509.issued import mismatch
 from kipuka.x509.keys import check_key, spki_sha256
 from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
@@ -254,7 +254,9 @@ class Enrolment:
             unknown.error.audited = True
             raise unknown.error from unknown.__cause__
         except BackendError as error:
-            error.audited = await self._give_back(attempt, "failed", error.reason, error.detail)
+            error.audited = await self._give_back(
+                attempt, "failed", error.reason, error.detail, refused_by_store=is_of_store(error)
+            )
             raise
         except BaseException:
             await self._give_back(attempt, "failed", "internal_error", "an unexpected error")
@@ -559,12 +561,12 @@ class Enrolment:
             replayed=partial(self._replayed, attempt),
         )
         try:
-            outcome = await self._store.write(unit)
+            outcome = await self._store.write(unit, under_way=attempt.reserved)
         except BackendFault as fault:
             if fault.reason != "store_constraint" or attempt.digest is None:
                 raise
             # Another node has recorded the same request at this very moment: its answer can be seen now (RULES D4).
-            outcome = await self._store.write(unit)
+            outcome = await self._store.write(unit, under_way=attempt.reserved)
         return self._enrolled(attempt, _certificate_of(outcome))
 
     def _enrolled(self, attempt: _Attempt, certificate: x509.Certificate) -> Enrolled:
@@ -575,7 +577,13 @@ class Enrolment:
         )
 
     async def _give_back(
-        self, attempt: _Attempt, state: Literal["refused", "failed"], reason: str, detail: str
+        self,
+        attempt: _Attempt,
+        state: Literal["refused", "failed"],
+        reason: str,
+        detail: str,
+        *,
+        refused_by_store: bool = False,
     ) -> bool:
         """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
         if attempt.identity is None:
@@ -593,22 +601,23 @@ class Enrolment:
             )
         else:
             event = EnrolmentFailed(enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail)
-        try:
-            await self._store.write(
-                partial(
-                    _settle,
-                    id=attempt.id if attempt.reserved else None,
-                    state=state,
-                    reason=reason,
-                    spender=self._spenders.get(claim.plugin) if claim else None,
-                    events=(*attempt.opening, event),
-                )
-            )
-        except BackendError as away:
-            # It is recovered when its lease ends.
-            log.warning("reservation_not_given_back", enrolment=attempt.id, reason=away.reason)
-            return False
-        return True
+        settling = partial(
+            _settle,
+            id=attempt.id if attempt.reserved else None,
+            state=state,
+            reason=reason,
+            spender=self._spenders.get(claim.plugin) if claim else None,
+            events=(*attempt.opening, event),
+        )
+        if not refused_by_store:
+            try:
+                await self._store.write(settling, under_way=attempt.reserved)
+            except BackendError as error:
+                log.warning("enrolment_not_settled", enrolment=attempt.id, reason=error.reason)
+            else:
+                return True
+        # The client need not wait for a store that is away, and neither need its use: else it came back with the end of the lease only.
+        return attempt.reserved and self._store.write_later(settling)
 
     # -- what is written down --------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import structlog
 from cryptography import x509
 
 from kipuka.api import BackendUnavailable, CABackend, EnrolmentRecovered, FindsOrders, Pending, SpendsOnIssue, Tx
+from kipuka.api.errors import BackendError
 from kipuka.store import enrolments
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
@@ -60,7 +61,7 @@ async def _repeat(
             # Three intervals: a living holder renews in time, a dead one is followed soon.
             if await store.write(partial(claim, name=name, holder=holder, lease=interval * 3)):
                 await job()
-        except BackendUnavailable as away:
+        except BackendError as away:
             log.warning("job_postponed", job=name, reason=away.reason)
         except Exception:
             log.exception("job_failed", job=name)

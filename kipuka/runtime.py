@@ -471,6 +471,7 @@ def _store(
         storages=composition.plugins.storages,
         commit_limit=settings.db.commit_timeout,
         run=run,
+        queue_limit=settings.db.queue_limit,
         exclusive=exclusive,
     )
 

@@ -281,6 +281,9 @@ class DatabaseSection(Section):
     commit_timeout: Annotated[Seconds, Field(ge=timedelta(seconds=1), le=timedelta(minutes=5))] = timedelta(seconds=20)
     """How long what is to be written waits, and then takes at most; after that the client hears 503."""
 
+    queue_limit: int = Field(default=1000, ge=1, le=100_000)
+    """How many requests may wait for the database in one worker. Whoever comes when so many wait hears 503 at once."""
+
 
 class CAHead(Section):
     """A certification authority. The further keys of an item are those of its backend."""

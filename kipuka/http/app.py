@@ -59,7 +59,7 @@ from kipuka.http.revocation_routes import revocation_routes
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
 from kipuka.http.tls import TLSMaterial, build_context
 from kipuka.runtime import Runtime
-from kipuka.store.database import Store
+from kipuka.store.database import Store, is_of_store
 
 __all__ = ["create_app", "generation_over", "names_of", "opening_events", "run", "serve_generations"]
 
@@ -194,7 +194,7 @@ class _Failures:
             log.warning("request_failed", reason=error.reason, cause=repr(error.__cause__))
         # A client that first asks what it may present has failed at nothing (BouncyCastle and libest always do).
         asks = answer.reason == "no_credential" and not _is_admin(request.path)
-        if not error.audited and not asks:
+        if not error.audited and not asks and not is_of_store(error):  # else it would wait for what was away
             await self._audit(answer)
         return self._render(answer)
 

@@ -21,16 +21,20 @@ from kipuka.api.errors import BackendUnavailable, MalformedRequest, SchemaError
 from kipuka.api.events import AuditEvent
 from kipuka.api.storage import ReadTx, Storage, Tx
 from kipuka.store.context import audit_context
+from kipuka.store.debts import Debts
 from kipuka.store.dialect import COMMIT_LIMIT, Dialect, dialect_for
 from kipuka.store.events import Seal
 from kipuka.store.revisions import disagreements
 from kipuka.store.writer import Answer, ReadTransaction, Writer
 
-__all__ = ["Store", "hold_node", "open_store"]
+__all__ = ["Store", "hold_node", "is_of_store", "open_store"]
 
 T = TypeVar("T")
 
 _READERS = 4
+_OF_STORE = frozenset(
+    {"store_unavailable", "store_outcome_unknown", "store_too_slow", "store_queue_full", "store_closed", "node_lost"}
+)
 
 
 class Store:
@@ -62,6 +66,7 @@ class Store:
             committed=self._events_were_added,
             patience=commit_limit,
         )
+        self._debts = Debts(self._writer, limit=queue_limit)
         self._reader_engine = dialect.reader_engine(_READERS)
         self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="kipuka-reader")
         self._reads = 0
@@ -96,15 +101,23 @@ class Store:
             self._reads += 1
         return await answer.future
 
-    async def write(self, fn: Callable[[Tx], T], /) -> T:
+    async def write(self, fn: Callable[[Tx], T], /, *, under_way: bool = False) -> T:
         """Run `fn` in the writer's next transaction; returns its answer after the commit is durable.
 
         `fn` runs in the writer's thread, may be run again after a rollback, and is therefore a pure function of the transaction and
         its arguments. Its events carry the `audit_context` of this call. Raises what `fn` raises, its transaction being rolled
         back then; `BackendUnavailable` when the store is away or its queue is full; `BackendFault` for a broken constraint. When
-        the caller is cancelled the transaction still ends as it would.
+        the caller is cancelled the transaction still ends as it would. `under_way` is for what ends something that an earlier write
+        began: a full queue takes it too.
         """
-        return await self._writer.submit(fn, audit_context.get())
+        return await self._writer.submit(fn, audit_context.get(), under_way=under_way)
+
+    def write_later(self, fn: Callable[[Tx], Any], /) -> bool:
+        """Write as soon as the store takes it, however long it is away. False where too much is owed already.
+
+        What is owed is lost with the process, so it is for what would be found and done after a crash as well, only later.
+        """
+        return self._debts.add(fn, audit_context.get())
 
     async def audit(self, event: AuditEvent, /) -> None:
         """Record an event in a transaction of its own; returns when it is durable."""
@@ -184,6 +197,10 @@ class Store:
         """Begin to write."""
         self._writer.start()
 
+    def forgive(self) -> None:
+        """Try no more to write what is owed."""
+        self._debts.end()
+
     def close(self) -> None:
         """Finish what waits, then end the threads. Blocks."""
         with self._reads_lock:
@@ -239,6 +256,7 @@ async def open_store(
                 await store.write(_nothing)  # a server that cannot write does not start; from now on its name is taken
             yield store
         finally:
+            store.forgive()
             await _to_the_end(asyncio.ensure_future(asyncio.to_thread(store.close)))
     finally:
         dialect.close()
@@ -264,6 +282,11 @@ def hold_node(url: str, *, node: str, run: str) -> Generator[None]:
 
 def _nothing(_tx: Tx) -> None:
     """Write nothing."""
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether it says that the store itself takes nothing now, so that to write down the error would fail or wait in turn."""
+    return isinstance(error, BackendUnavailable) and error.reason in _OF_STORE
 
 
 def _no_database() -> SchemaError:

@@ -224,16 +224,17 @@ class Writer:
         """Begin to work."""
         self._thread.start()
 
-    def submit(self, fn: Callable[[Tx], Any], context: AuditContext) -> asyncio.Future[Any]:
+    def submit(self, fn: Callable[[Tx], Any], context: AuditContext, *, under_way: bool = False) -> asyncio.Future[Any]:
         """Hand in a unit; the future is resolved in the running loop after the commit.
 
-        Raises `BackendUnavailable` when the queue is full or the writer is closed.
+        `under_way`: it ends what an earlier unit began, and is taken though the queue is full: there are no more of them than were
+        let in. Raises `BackendUnavailable` when the queue is full or the writer is closed.
         """
         answer = Answer()
         with self._wake:
             if self._closing:
                 raise BackendUnavailable("the server is stopping", retry_after=_RETRY_AFTER, reason="store_closed")
-            if len(self._units) >= self._limit:
+            if len(self._units) >= self._limit and not under_way:
                 raise BackendUnavailable("the server is too busy", retry_after=_RETRY_AFTER, reason="store_queue_full")
             self._units.append(_Unit(fn, context, answer, time.monotonic()))
             self._wake.notify()

@@ -238,6 +238,19 @@ async def test_a_full_queue_is_told_at_once(opened):
         assert await asyncio.gather(*waiting) == ["a", "b", "c"]
 
 
+async def test_a_full_queue_takes_what_ends_something_that_was_let_in(opened):
+    """Else what was reserved would be thrown away when it is nearly done."""
+    async with opened(queue_limit=1) as store, Gate(store) as gate:
+        waiting = asyncio.create_task(store.write(partial(add_parent, name="a")))
+        await asyncio.sleep(0.05)
+        ending = asyncio.create_task(store.write(partial(add_parent, name="b"), under_way=True))
+        await asyncio.sleep(0.05)
+        with pytest.raises(BackendUnavailable):
+            await store.write(partial(add_parent, name="c"))
+        gate.open()
+        assert await asyncio.gather(waiting, ending) == ["a", "b"]
+
+
 async def test_closing_finishes_what_was_handed_in_and_ends_the_threads(opened, sql):
     async with opened() as store:
         tasks = [asyncio.create_task(store.write(partial(add_parent, name=f"p{number}"))) for number in range(100)]

@@ -1,0 +1,38 @@
+"""A restart under load: each server in turn ends by SIGTERM and is started again. Nobody hears worse than a connection to open anew."""
+
+from __future__ import annotations
+
+from functools import partial
+from random import Random
+
+import pytest
+
+from kipuka.testing.server import wait_until
+
+from . import sites, verdict
+from .crowd import Crowd
+
+pytestmark = [pytest.mark.server, pytest.mark.crash, pytest.mark.timeout(300)]
+
+ROUNDS = 2
+
+
+@pytest.mark.parametrize("kind", sites.SITES)
+def test_a_rolling_restart_loses_nothing_and_breaks_off_no_answer(kipuka_servers, tmp_path, kind):
+    """No kill is written down, so the verdict takes no lost answer at all, though nothing may be asked for again."""
+    site = sites.SITES[kind](kipuka_servers, {})
+    with Crowd(site, tmp_path / "journals") as crowd:
+        crowd.make_tokens(Random(7030), 20)
+        crowd.begin()
+        for _ in range(ROUNDS):
+            for server in site.servers:
+                wait_until(partial(crowd.has_received, crowd.received + 15), timeout=60, what="certificates")
+                assert server.stop() == 0
+                server.start()
+        wait_until(partial(crowd.has_received, crowd.received + 15), timeout=60, what="certificates again")
+        crowd.end()
+        site.wait_until_well()
+        assert crowd.not_retriable == []
+        assert set(crowd.heard) <= {"ConnectionRefusedError", "ConnectionResetError"}
+        assert verdict.judge(crowd.journals, site.database_url) == []
+    site.audit_verify()
