@@ -39,7 +39,6 @@ from kipuka.http.admin_routes import host_routes
 from kipuka.http.body import DRAIN_LIMIT, WholeBody
 from kipuka.http.door import (
     Visit,
-    check_body,
     enter,
     keep_pace,
     path_of,
@@ -105,7 +104,6 @@ def _mount_health(app: Quart, runtime: Runtime) -> None:
 def _require_probe() -> None:
     if not is_probe(request):  # written with percent signs
         raise UnknownResource("there is no such resource")
-    check_body(request)
 
 
 def _mount_est(app: Quart, runtime: Runtime) -> None:
@@ -174,7 +172,7 @@ async def _leave(response: Response) -> Response:
     visit: Visit | None = g.get("visit")
     if visit is not None:
         response.headers["X-Request-Id"] = visit.request_id
-        if is_probe(request) and response.status_code in {200, 503}:
+        if is_probe(request):
             return response  # several a second, for ever; the readiness logs what changes
         log.info("request", method=request.method, path=path_of(request), status=response.status_code)
     return response

@@ -23,8 +23,11 @@ _DRAINING = Condition(text="draining", hinders=True)
 
 
 def is_probe(request: Request) -> bool:
-    """Whether it asks for one of the two, in the one way in which their paths are written."""
-    return request.scope["raw_path"] in _RAW_PATHS
+    """Whether it asks for one of the two, in the one way in which their paths are written.
+
+    Only what is answered in any case is one: a refusal is audited, and so has to keep the pace of its address.
+    """
+    return request.method in {"GET", "HEAD"} and request.scope["raw_path"] in _RAW_PATHS
 
 
 def alive() -> Response:

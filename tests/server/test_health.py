@@ -95,8 +95,16 @@ def test_probes_are_neither_counted_nor_limited_nor_logged_one_by_one(kipuka_ser
     with server.client().connect() as connection:
         statuses = {connection.request("GET", path).status for _ in range(20) for path in ("/healthz", "/readyz")}
     assert statuses == {200}
+    assert server.client().request("GET", "/readyz", body=b"x" * 100_000).status == 200  # a body says nothing here
     assert server.client().cacerts().status == 200
     assert not [line for line in server.stderr.splitlines() if "/readyz" in line]
+
+
+def test_what_is_refused_there_keeps_the_pace_of_all_requests(kipuka_servers):
+    """RULES H1: each refusal is audited, and must not fill the disk."""
+    server = kipuka_servers({"server": {"workers": 1, "max_requests_per_minute_per_address": 3}})
+    statuses = [server.client().request("POST", "/readyz").status for _ in range(5)]
+    assert statuses == [405] * 3 + [429] * 2
 
 
 # --- when it is 503 ---

@@ -335,10 +335,9 @@ def test_a_rotated_audit_file_is_followed_and_no_event_is_lost_or_out_of_order(k
                 what="the reload",
             )
     assert load.failures() == []
-    last = max(record["sequence"] for record in records(file))
-    sequences = [record["sequence"] for record in (*records(away), *records(file))]
-    assert sequences == list(range(1, last + 1))
-    assert first < last
+    sequences = [record["sequence"] for record in (*records(away), *records(file))]  # events may still come
+    assert sequences == list(range(1, len(sequences) + 1))
+    assert first < sequences[-1]
     assert all("\n" not in line for line in away.read_text().splitlines())
 
 
