@@ -338,7 +338,7 @@ class LabelAuthentication:
         the verdict on the client certificate.
 
         Follows the endpoint table and the precedence of the authentication chapter. Every denial is audited; those of a flood
-        in sums (RULES I2), but never those of a client that is recognised. Raises the
+        in sums (RULES H4), but never those of a client that is recognised. Raises the
         `RequestError` or `BackendError` that the client is to hear when nobody wins.
         """
         judged = await judge_certificate(

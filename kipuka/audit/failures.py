@@ -1,4 +1,4 @@
-"""Failed requests in the audit log: each by itself, and of a flood the number (RULES I2).
+"""Failed requests in the audit log: each by itself, and of a flood the number (RULES H4).
 
 In the room: which failures are summed, under what, and the event that tells a sum. Not in the room: the counting
 (`kipuka.audit.sums`), what a failure is, and lock-outs, which count every failure for themselves (`kipuka.store.lockouts`).

@@ -1,4 +1,4 @@
-"""RULES I2: a flood of failed requests costs a bounded number of rows, is told exactly, and hides nobody else's events."""
+"""RULES H4: a flood of failed requests costs a bounded number of rows, is told exactly, and hides nobody else's events."""
 
 from __future__ import annotations
 

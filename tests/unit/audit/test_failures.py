@@ -1,4 +1,4 @@
-"""What of failed requests stands in the database: the first of each kind and address, and the number of the rest (RULES I2)."""
+"""What of failed requests stands in the database: the first of each kind and address, and the number of the rest (RULES H4)."""
 
 from __future__ import annotations
 
