@@ -42,6 +42,7 @@ from kipuka.api import (
 )
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
+from kipuka.audit.failures import Failures
 from kipuka.store import certificates
 from kipuka.store.database import Store
 from kipuka.x509.path import AnchorSet, PathVerdict, check_path, check_validity
@@ -312,6 +313,7 @@ class LabelAuthentication:
     anchors: AnchorSet | None
     certificate_is_required: bool  # [tls.client_auth] mode = "required"
     store: Store
+    failures: Failures
     clock: Callable[[], datetime]
 
     def require_some_credential(self, credentials: Credentials) -> None:
@@ -335,7 +337,8 @@ class LabelAuthentication:
         """Let the first good credential win, once `accept` takes it, or `recall` knows an answer to what it was spent on; gives
         the verdict on the client certificate.
 
-        Follows the endpoint table and the precedence of the authentication chapter. Every denial is audited. Raises the
+        Follows the endpoint table and the precedence of the authentication chapter. Every denial is audited; those of a flood
+        in sums (RULES H4), but never those of a client that is recognised. Raises the
         `RequestError` or `BackendError` that the client is to hear when nobody wins.
         """
         judged = await judge_certificate(
@@ -355,10 +358,11 @@ class LabelAuthentication:
             recall=recall,
         )
         failures = failure_events(outcome.denials, credentials)
-        if failures:
-            await self.store.write(partial(_audit_all, events=failures))
         if isinstance(outcome, Recognised):
+            if failures:
+                await self.store.write(partial(_audit_all, events=failures))
             return judged
+        await self.failures.tell(failures)
         certificate_only, challenges = self._what_would_do(credentials)
         if self.certificate_is_required and any(denial.method == CERTIFICATE_METHOD for denial in outcome.denials):
             certificate_only = True  # RULES A2: a bad certificate is a 403 here, whatever else is presented

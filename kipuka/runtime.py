@@ -43,8 +43,10 @@ from kipuka.api import (
 )
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
+from kipuka.audit.failures import Failures
 from kipuka.audit.gate import AuditGate
 from kipuka.audit.pipeline import Outbox, open_outbox
+from kipuka.audit.sums import summing
 from kipuka.authentication import Authentication, LabelAuthentication, records_of
 from kipuka.config import AdminSection, Known, Label, Settings, Unsettled
 from kipuka.config import load as load_config
@@ -213,6 +215,7 @@ class Runtime:
     revocations: Revocations
     outbox: Outbox
     audit_gate: AuditGate
+    failures: Failures
     readiness: Readiness
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     max_header_size: int  # bytes, as the settings or the methods that are on have it (RULES H1)
@@ -371,8 +374,9 @@ async def open_runtime(
             methods[name] = opened[name] = await _open(stack, plugins, name, partial(kind.open, section), services)
         spenders = {name: method for name, method in methods.items() if isinstance(method, SpendsOnIssue)}
         chain = Authentication(methods, timeout=AUTHENTICATOR_TIMEOUT)
+        failures = Failures(store, threshold=settings.audit.flood_threshold)
         doors = {
-            name: _label_authentication(settings, label, chain=chain, store=store, clock=clock)
+            name: _label_authentication(settings, label, chain=chain, store=store, failures=failures, clock=clock)
             for name, label in settings.labels.items()
         }
         labels = {
@@ -400,6 +404,7 @@ async def open_runtime(
             checkpoint=checkpoint,
         )
         outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking, begin=feeding == "now"))
+        await stack.enter_async_context(summing(failures.sum_up))  # its end has sums that the outbox is to carry
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
         if inherits:
             await recover(foundation.incarnation)
@@ -426,6 +431,7 @@ async def open_runtime(
             revocations=revocations,
             outbox=outbox,
             audit_gate=audit_gate,
+            failures=failures,
             readiness=readiness,
             anchors=_union(door.anchors for door in doors.values()),
             max_header_size=_header_size(settings, needs_of(composition)),
@@ -497,7 +503,13 @@ async def _open(
 
 
 def _label_authentication(
-    settings: Settings, label: Label, *, chain: Authentication, store: Store, clock: Callable[[], datetime]
+    settings: Settings,
+    label: Label,
+    *,
+    chain: Authentication,
+    store: Store,
+    failures: Failures,
+    clock: Callable[[], datetime],
 ) -> LabelAuthentication:
     client_auth = _client_auth(settings)
     anchors: AnchorSet | None = None
@@ -510,6 +522,7 @@ def _label_authentication(
         anchors=anchors,
         certificate_is_required=client_auth is not None and client_auth.mode == "required",
         store=store,
+        failures=failures,
         clock=clock,
     )
 

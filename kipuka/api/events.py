@@ -41,6 +41,7 @@ __all__ = [
     "ConfigurationRefused",
     "EnrolmentFailed",
     "EnrolmentRecovered",
+    "FailuresSummed",
     "HandshakeFailed",
     "LimitReached",
     "LockedOutAddress",
@@ -233,6 +234,27 @@ class AuthenticationFailed(AuditEvent):
     operation: str
     label: str | None
     explanation: str | None
+
+
+class FailuresSummed(AuditEvent):
+    """Failures of one address that were not told one by one, since there were too many of their kind: `count` of them.
+
+    `failure` is the event that each would have been: `authentication_failed` (`method` and `kind` are its own), `admin_denied` or
+    `request_rejected` (`status` is). `address` may be an IPv6 network; null: other addresses, many of them together. The first of
+    those that are summed came at `first_at`, the last at `last_at`.
+    """
+
+    name: ClassVar[str] = "failures_summed"
+    outcome: ClassVar[Outcome] = "failure"
+    failure: str
+    method: str | None
+    kind: str | None
+    status: int | None
+    reason: str
+    address: str | None
+    count: int
+    first_at: str
+    last_at: str
 
 
 class LockedOutAddress(AuditEvent):
@@ -482,6 +504,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     RequestRejected,
     AuthenticationSucceeded,
     AuthenticationFailed,
+    FailuresSummed,
     LockedOutAddress,
     LockoutReleased,
     LockoutsListed,

@@ -544,6 +544,10 @@ class AuditSection(Section):
     sink: tuple[SinkHead, ...] = ()
     """The sinks, one `[[audit.sink]]` each."""
 
+    flood_threshold: int = Field(default=20, ge=1, le=100_000)
+    """How many failed requests of one address (of IPv6: one /64 network) and reason are audited one by one in a minute. Further ones are one
+    event with their number."""
+
 
 class LogSection(Section):
     """The server's own log, on stderr."""

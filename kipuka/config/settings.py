@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from kipuka.config.sections import (
     AdminSection,
+    AuditSection,
     DatabaseSection,
     ESTSection,
     LogSection,
@@ -94,6 +95,7 @@ class Settings(Known):
     db: DatabaseSection
     est: ESTSection
     profiles: Mapping[str, Profile]
+    audit: AuditSection
     log: LogSection
 
     @property

@@ -25,6 +25,7 @@ from kipuka.api import (
     Services,
 )
 from kipuka.api.errors import RequestError
+from kipuka.audit.failures import Failures
 from kipuka.audit.gate import AuditGate
 from kipuka.http.door import Visit, authorization_of, check_body, path_of, refuse_cross_site, require_media_type
 from kipuka.http.responses import STATUS, no_content
@@ -46,9 +47,12 @@ class MountedRoute:
 class AdminResources:
     """Serves the mounted routes to authenticated administrators."""
 
-    def __init__(self, *, administrators: Administrators, store: Store, audit_gate: AuditGate) -> None:
+    def __init__(
+        self, *, administrators: Administrators, store: Store, failures: Failures, audit_gate: AuditGate
+    ) -> None:
         self._administrators = administrators
         self._store = store
+        self._failures = failures
         self._audit_gate = audit_gate
 
     async def serve(self, request: Request, visit: Visit, mounted: MountedRoute, path: Mapping[str, str]) -> Response:
@@ -97,7 +101,7 @@ class AdminResources:
                     reason=error.reason,
                     refused=refused,
                 )
-                await self._store.audit(event)
+                await self._failures.tell([event])
                 error.audited = True
                 raise error
 

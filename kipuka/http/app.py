@@ -58,6 +58,7 @@ from kipuka.http.revocation_routes import revocation_routes
 from kipuka.http.server import ASGIApplication, Listener, ServerLimits, serve
 from kipuka.http.tls import TLSMaterial, build_context
 from kipuka.runtime import Runtime
+from kipuka.store.context import audit_context
 from kipuka.store.database import Store, is_of_store
 
 __all__ = ["create_app", "generation_over", "names_of", "opening_events", "run", "serve_generations"]
@@ -128,7 +129,12 @@ def _mount_est(app: Quart, runtime: Runtime) -> None:
 
 
 def _mount_admin(app: Quart, runtime: Runtime, administrators: Administrators) -> None:
-    resources = AdminResources(administrators=administrators, store=runtime.store, audit_gate=runtime.audit_gate)
+    resources = AdminResources(
+        administrators=administrators,
+        store=runtime.store,
+        failures=runtime.failures,
+        audit_gate=runtime.audit_gate,
+    )
     host = [MountedRoute(route=route, opened=runtime.store, services=runtime.host_services) for route in host_routes()]
     host += [
         MountedRoute(route=route, opened=runtime.revocations, services=runtime.host_services)
@@ -183,6 +189,7 @@ class _Failures:
 
     def __init__(self, runtime: Runtime) -> None:
         self._store = runtime.store
+        self._failures = runtime.failures
 
     async def kipuka_error(self, error: KipukaError) -> Response:
         if not isinstance(error, RequestError | BackendError):
@@ -222,7 +229,10 @@ class _Failures:
             else RequestRejected(method=request.method, path=path, status=answer.status, reason=answer.reason)
         )
         try:
-            await self._store.audit(event)
+            if audit_context.get().identity is None:
+                await self._failures.tell([event])
+            else:  # an administrator, who floods nothing
+                await self._store.audit(event)
         except BackendError as error:
             log.error("event_not_recorded", event_name=event.name, reason=error.reason)
 
@@ -294,7 +304,7 @@ async def serve_generations(
     )
     a_minute = traffic.requests_per_minute_per_address
     wrapped = WholeBody(generations, limit=server.max_body_size, deadline=server.body_timeout.total_seconds())
-    async with open_reports(partial(_record, store)) as reports:
+    async with open_reports(partial(_record, store), clock=store.clock) as reports:
         if a_minute:
             rate = RequestRate(per_minute=a_minute, clock=asyncio.get_running_loop().time)
             generations.pace = Pace(rate, exceeded=reports.limit_reached)
@@ -325,6 +335,7 @@ async def serve_generations(
             draining.cancel()
             await asyncio.gather(draining, return_exceptions=True)
         await generations.current.runtime.enrolment.drain()
+        await generations.current.runtime.failures.sum_up()  # before the server says that it has stopped
 
 
 async def _drain(

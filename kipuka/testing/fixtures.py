@@ -22,8 +22,10 @@ ServerFactory = Callable[..., RunningServer]
 _PATIENT: Mapping[str, object] = {
     "otp": {"hash_algorithm": "sha256-hmac", "max_failures": 10000},
     "server": {"max_requests_per_minute_per_address": 1_000_000, "max_connections_per_address": 4000},
+    "audit": {"flood_threshold": 100_000},
 }
-"""Tests fail to log in all the time, and ask a lot, from one address: they must not lock each other out, nor wait for argon2."""
+"""Tests fail to log in all the time, and ask a lot, from one address: they must not lock each other out, nor wait for argon2, nor look for
+their failures in a sum."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,7 @@ def kipuka_servers(kipuka_template: Deployment, tmp_path_factory: pytest.TempPat
     """Starts servers: `kipuka_servers(changes, start=True, as_shipped=False)`.
 
     `changes` are laid over the configuration that `kipuka init` wrote. Unless `as_shipped`, failures do not lock the
-    test's own address and token hashes are quick. All stop when the module ends, and none may have logged a
+    test's own address and are audited one by one, and token hashes are quick. All stop when the module ends, and none may have logged a
     traceback: a test that expects one says so with `server.tracebacks_expected = True`.
     """
     running: list[RunningServer] = []

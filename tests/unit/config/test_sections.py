@@ -328,6 +328,8 @@ def test_every_mistake_is_reported_at_once(tmp_path):
             "[badge]\nenabled = 1\n", "badge.enabled", "true or false is needed", None, id="enabled, the host's"
         ),
         pytest.param("[audit]\nsnik = 1\n", "audit.snik", "unknown key", "did you mean sink?", id="audit"),
+        pytest.param("[audit]\nflood_threshold = 0\n", "audit.flood_threshold", None, None, id="no threshold"),
+        pytest.param("[[audit]]\n", "audit", "a table is needed, not an array", None, id="audit, an array"),
     ],
 )
 def test_each_mistake_says_what_to_write(tmp_path, text, key, problem, remedy):
@@ -433,3 +435,8 @@ def test_no_problem_shows_a_value(tmp_path):
     found = problems(tmp_path, GOOD + text, {"KIPUKA_TLS__MIN_VERSION": "hunter2", "KIPUKA_BADGE__STRICT": "hunter2"})
     assert len(found) >= 9
     assert "hunter2" not in str(list(found.values()))
+
+
+def test_audit_that_is_no_table_is_one_mistake(tmp_path):
+    found = problems(tmp_path, "audit = 1\n" + GOOD)
+    assert {key: one.problem for key, one in found.items()} == {"audit": "a table is needed, not a whole number"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from kipuka.api import AuditEvent, HandshakeFailed, LimitReached
-from kipuka.http.reports import MOST_SUMS, ONE_BY_ONE, Reports, open_reports
+from kipuka.audit.sums import MOST_SUMS
+from kipuka.http.reports import ONE_BY_ONE, Reports, open_reports
 from kipuka.http.tls import HandshakeFailure
 from kipuka.store.context import audit_context
+from kipuka.testing.clock import FakeClock
 
 
 class Book:
@@ -22,7 +24,7 @@ def failure(address: str = "192.0.2.1", reason: str = "timeout") -> HandshakeFai
 
 async def test_the_first_failed_handshakes_are_told_one_by_one_and_the_rest_as_one() -> None:
     book = Book()
-    reports = Reports(book.record)
+    reports = Reports(book.record, clock=FakeClock())
     for _ in range(1000):
         reports.handshake_failed(failure())
     await reports.told()
@@ -36,7 +38,7 @@ async def test_the_first_failed_handshakes_are_told_one_by_one_and_the_rest_as_o
 
 async def test_each_address_and_reason_is_told_for_itself_and_each_interval_begins_anew() -> None:
     book = Book()
-    reports = Reports(book.record)
+    reports = Reports(book.record, clock=FakeClock())
     for _ in range(2):
         reports.handshake_failed(failure())
         reports.handshake_failed(failure(reason="not_tls"))
@@ -48,7 +50,7 @@ async def test_each_address_and_reason_is_told_for_itself_and_each_interval_begi
 
 async def test_a_limit_is_told_once_in_an_interval() -> None:
     book = Book()
-    async with open_reports(book.record) as reports:
+    async with open_reports(book.record, clock=FakeClock()) as reports:
         for _ in range(50):
             reports.limit_reached("max_connections", "2001:db8::/64")
         await reports.told()
@@ -60,7 +62,7 @@ async def test_a_limit_is_told_once_in_an_interval() -> None:
 
 async def test_a_flood_from_very_many_addresses_is_told_as_one() -> None:
     book = Book()
-    async with open_reports(book.record) as reports:
+    async with open_reports(book.record, clock=FakeClock()) as reports:
         for number in range(5000):
             reports.limit_reached("max_connections", f"10.0.{number // 250}.{number % 250}")
             reports.handshake_failed(failure(f"10.0.{number // 250}.{number % 250}"))
@@ -75,6 +77,6 @@ async def test_a_flood_from_very_many_addresses_is_told_as_one() -> None:
 async def test_a_client_without_an_address_is_told_too() -> None:
     """It was gone before its address could be asked."""
     book = Book()
-    async with open_reports(book.record) as reports:
+    async with open_reports(book.record, clock=FakeClock()) as reports:
         reports.handshake_failed(failure(""))
     assert len(book.entries) == 1
