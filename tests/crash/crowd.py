@@ -146,10 +146,12 @@ class Crowd:
         self._require_no_failure()
 
     def kill(self, what: str, act) -> None:
-        """Have something killed, and write down when."""
+        """Have something killed, write down when, and have it started again where it does not do so itself."""
         began = time.monotonic_ns()
-        act()
+        start = act()
         self.log.write("kill", what=what, began=began, ended=time.monotonic_ns())
+        if start is not None:
+            start()
 
     @property
     def is_over(self) -> bool:

@@ -30,14 +30,17 @@ TOGETHER: Mapping[str, Any] = {
 }
 """The configuration of a server of a site."""
 
+Kill = Callable[[Random], Callable[[], object] | None]
+"""Kills at once, and gives what then starts again what does not do so itself."""
+
 
 @dataclass
 class Site:
-    """Running servers that share one database. `kills` says what can be killed, by name; each starts again what does not do so itself."""
+    """Running servers that share one database. `kills` says what can be killed, by name."""
 
     servers: Sequence[RunningServer]
     database_url: str
-    kills: Mapping[str, Callable[[Random], None]]
+    kills: Mapping[str, Kill]
     _turns: Any = field(default_factory=itertools.count)
 
     @property
@@ -74,23 +77,22 @@ def is_whole(server: RunningServer) -> bool:
     return sequences == set(range(1, max(sequences) + 1))
 
 
-def kill_worker(servers: Sequence[RunningServer]) -> Callable[[Random], None]:
+def kill_worker(servers: Sequence[RunningServer]) -> Kill:
     """SIGKILL to one worker. Its supervisor puts another in its place."""
 
     def act(rng: Random) -> None:
-        server = rng.choice(servers)
-        os.kill(rng.choice(server.wait_for_workers(WORKERS)), signal.SIGKILL)
+        os.kill(rng.choice(rng.choice(servers).workers()), signal.SIGKILL)
 
     return act
 
 
-def kill_server(servers: Sequence[RunningServer]) -> Callable[[Random], None]:
+def kill_server(servers: Sequence[RunningServer]) -> Kill:
     """SIGKILL to every process of one server at once; then it is started, as a service manager would."""
 
-    def act(rng: Random) -> None:
+    def act(rng: Random) -> Callable[[], object]:
         server = rng.choice(servers)
         server.kill()
-        server.start()
+        return server.start
 
     return act
 
@@ -113,3 +115,6 @@ def sqlite(kipuka_servers, changes: Mapping[str, Any], *, prepare=None, environ=
 SITES: Mapping[str, Callable[..., Site]] = {"SQLite": sqlite}
 KILLS: Mapping[str, Sequence[str]] = {"SQLite": ("a worker", "the server")}
 """What each kind of site can have killed, known before one is built: a test is made of each."""
+
+REPLAY_WINDOWS: Sequence[int] = (0,)
+"""The `[est] replay_window` that each run of kills is made with, in seconds. 0 is what a server has where nothing is written."""

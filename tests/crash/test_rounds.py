@@ -30,16 +30,19 @@ SOAK_ROUNDS = 30
 SEED = int(os.environ.get("SOAK_SEED") or secrets.randbelow(1 << 32))
 
 CASES = [
-    pytest.param(kind, victim, id=f"{victim} on {kind}") for kind, victims in sites.KILLS.items() for victim in victims
+    pytest.param(kind, victim, window, id=f"{victim} on {kind}, replay_window = {window}")
+    for kind, victims in sites.KILLS.items()
+    for victim in victims
+    for window in sites.REPLAY_WINDOWS
 ]
 
 
 @contextmanager
-def run(kipuka_servers, tmp_path, *, kind, victim, rounds, each_round=None):
+def run(kipuka_servers, tmp_path, *, kind, victim, window, rounds, each_round=None):
     """Rounds of: load, a kill in its midst, load again, verdict. Gives site and crowd for what else is to be asked."""
     print(f"SOAK_SEED={SEED}", flush=True)
     rng = Random(SEED)
-    site = sites.SITES[kind](kipuka_servers, {})
+    site = sites.SITES[kind](kipuka_servers, {"est": {"replay_window": window}} if window else {})
     with Crowd(site, tmp_path / "journals") as crowd:
         for _ in range(rounds):
             crowd.make_tokens(rng, 20)
@@ -52,7 +55,7 @@ def run(kipuka_servers, tmp_path, *, kind, victim, rounds, each_round=None):
             wait_until(partial(crowd.has_received, enough), timeout=60, what="certificates again")
             crowd.end()
             site.wait_until_well()
-            assert verdict.judge(crowd.journals, site.database_url) == []
+            assert verdict.judge(crowd.journals, site.database_url, replay_window=window) == []
             if each_round is not None:
                 each_round(site)
         print(f"{crowd.received} certificates, heard besides: {dict(crowd.heard)}", flush=True)
@@ -60,24 +63,27 @@ def run(kipuka_servers, tmp_path, *, kind, victim, rounds, each_round=None):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("kind", "victim"), CASES)
-def test_nothing_is_lost_and_nothing_doubled_whatever_is_killed(kipuka_servers, tmp_path, kind, victim):
+@pytest.mark.parametrize(("kind", "victim", "window"), CASES)
+def test_nothing_is_lost_and_nothing_doubled_whatever_is_killed(kipuka_servers, tmp_path, *, kind, victim, window):
     """Guarantees 1, 2 and 7."""
-    with run(kipuka_servers, tmp_path, kind=kind, victim=victim, rounds=ROUNDS) as (site, crowd):
+    with run(kipuka_servers, tmp_path, kind=kind, victim=victim, window=window, rounds=ROUNDS) as (site, crowd):
         site.audit_verify()
         script = [sys.executable, "-I", str(Path(verdict.__file__)), "--database", site.database_url]
+        script += ["--replay-window", str(window)]
         done = subprocess.run([*script, *map(str, crowd.journals)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "nothing lost, nothing doubled\n", "")
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("kind", "victim"), CASES)
-def test_thirty_kills_lose_nothing_and_double_nothing(kipuka_servers, tmp_path, capsys, kind, victim):
+@pytest.mark.parametrize(("kind", "victim", "window"), CASES)
+def test_thirty_kills_lose_nothing_and_double_nothing(kipuka_servers, tmp_path, capsys, *, kind, victim, window):
     """The same for long, with `kipuka audit verify` after each round."""
     each_round = sites.Site.audit_verify
     with (
         capsys.disabled(),
-        run(kipuka_servers, tmp_path, kind=kind, victim=victim, rounds=SOAK_ROUNDS, each_round=each_round),
+        run(
+            kipuka_servers, tmp_path, kind=kind, victim=victim, window=window, rounds=SOAK_ROUNDS, each_round=each_round
+        ),
     ):
         pass
