@@ -22,7 +22,7 @@ COMMANDS = {
     "ca": ("kipuka.cli.ca", "Make certification authorities."),
     "cert": ("kipuka.cli.cert", "Look at the certificates that were issued."),
     "check": ("kipuka.cli.checking", "Examine a configuration without starting the server."),
-    "db": ("kipuka.cli.db", "Bring the database's schema up to date."),
+    "db": ("kipuka.cli.db", "Bring the database's schema up to date, and copy it."),
     "init": ("kipuka.cli.init", "Write a complete deployment into a new folder."),
     "lockout": ("kipuka.cli.lockout", "List locked addresses, and release them."),
     "plugins": ("kipuka.cli.plugins", "List the installed plugins and what is wrong with them."),

@@ -1,7 +1,7 @@
-"""`kipuka db upgrade|status`.
+"""`kipuka db upgrade|status|backup`.
 
-In the room: which revision the tables are at, and bringing them to the newest. Not in the room: migrations
-(`kipuka.store.schema`).
+In the room: which revision the tables are at, bringing them to the newest, and where a copy goes. Not in the room: migrations
+(`kipuka.store.schema`) and copying (`kipuka.store.backup`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from kipuka.cli.failures import ExitCode
+from kipuka.cli.failures import ExitCode, Failure
 from kipuka.cli.options import config_option, json_option
 from kipuka.cli.output import write_json, write_table
 
@@ -20,7 +20,7 @@ __all__ = ["command"]
 
 @click.group()
 def command() -> None:
-    """Bring the database's schema up to date."""
+    """Bring the database's schema up to date, and copy it."""
 
 
 @command.command()
@@ -57,3 +57,23 @@ def status(*, config: Path, as_json: bool) -> None:
         write_table(["TABLES OF", "CURRENT", "NEWEST"], [[item.owner, item.current, item.newest] for item in found])
     if not all(item.is_newest for item in found):
         raise click.exceptions.Exit(int(ExitCode.CONFIGURATION))
+
+
+@command.command()
+@config_option
+@click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
+def backup(*, config: Path, target: Path) -> None:
+    """Copy an SQLite database to FILE, which must be new, while the server runs.
+
+    The copy is of one moment, was examined, and is readable by you alone. Of PostgreSQL make one with pg_dump.
+    """
+    from kipuka.runtime import compose
+    from kipuka.store.backup import back_up
+
+    url = compose(config, os.environ).settings.db.url
+    if not url.startswith("sqlite:"):
+        raise Failure("this database is PostgreSQL's: copy it with pg_dump --format=custom (docs/how-to/postgresql.md)")
+    if target.exists():
+        raise Failure(f"{target} is there already; nothing was changed")
+    size = back_up(Path(url.removeprefix("sqlite:///")), target)
+    click.echo(f"wrote {target}, {size} octets")

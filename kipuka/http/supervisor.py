@@ -7,7 +7,7 @@ The workers share the sockets rather than have one each (SO_REUSEPORT): what wai
 with no worker and held up by none that is away, and an address that another server has is refused. Measured, connections
 spread evenly all the same: whoever is busy asks for the next one later.
 
-The supervisor opens nothing but sockets and the lock of its node, has no thread and no event loop, and imports nothing once it
+The supervisor opens nothing but sockets and the lock of its node (in PostgreSQL a row, for which it connects before it forks), has no thread and no event loop, and imports nothing once it
 serves: it is forked at any time, and what it had open would be open in every worker. It waits in one `select` for
 signals, reports, the answer of a check, and the next thing that is due.
 

@@ -17,6 +17,9 @@ RUNNABLE = [page for page in PAGES if any(block.marked("run") for block in block
 NEED_KERBEROS = {"docs/how-to/kerberos.md"}
 """Pages whose commands come with the plugin for Kerberos, which is compiled."""
 
+NEED_POSTGRESQL = {"docs/how-to/postgresql.md"}
+"""Pages whose reader has a PostgreSQL server, and its address in the environment."""
+
 
 def with_tools(page):
     """The page as a parameter; a block marked `needs:pki` uses that tool."""
@@ -61,8 +64,12 @@ def test_the_pages_that_must_be_run_are_run():
 @pytest.mark.server
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", [with_tools(page) for page in RUNNABLE])
-def test_the_commands_of_a_page_work_as_written(page, tmp_path):
+def test_the_commands_of_a_page_work_as_written(page, tmp_path, request):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
+    if name_of(page) in NEED_POSTGRESQL:
+        server = request.getfixturevalue("kipuka_postgresql")
+        environment |= {"PGHOST": "127.0.0.1", "PGPORT": f"{server.port}"}
+        environment |= {"PGUSER": "kipuka", "PGPASSWORD": server.password}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script(page)],

@@ -222,6 +222,16 @@ def test_a_database_that_was_not_upgraded_is_refused_and_can_be_upgraded(deploym
     kipuka("cert", "list")
 
 
+def test_a_copy_of_the_database_is_one_to_go_on_with(deployment, kipuka):
+    copy = deployment.directory / "copy.db"
+    assert f"wrote {copy}, " in kipuka("db", "backup", str(copy)).stdout
+    assert "is there already" in kipuka("db", "backup", str(copy), expect=1).stderr
+    deployment.configure({"db": {"url": "sqlite:///copy.db"}})
+    kipuka("audit", "verify")
+    deployment.configure({"db": {"url": "postgresql:///kipuka"}})
+    assert "pg_dump" in kipuka("db", "backup", "other.db", expect=1).stderr
+
+
 # --- certification authorities ---
 
 

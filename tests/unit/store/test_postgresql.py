@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -12,10 +13,20 @@ from functools import partial
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, select, text, update
 
-from kipuka.api import AlreadyRunning, BackendFault, BackendUnavailable, MalformedRequest, ServerStopped, StartupError
+from kipuka.api import (
+    AlreadyRunning,
+    BackendFault,
+    BackendUnavailable,
+    DenialKind,
+    LockoutPolicy,
+    MalformedRequest,
+    SchemaError,
+    ServerStopped,
+    StartupError,
+)
 from kipuka.audit.chain import seal
 from kipuka.audit.verify import verify_store
-from kipuka.store import certificates, events
+from kipuka.store import certificates, events, lockouts
 from kipuka.store.database import hold_node, open_store
 from kipuka.store.dialect import dialect_for
 from kipuka.testing.postgresql import PostgreSQLServer
@@ -326,6 +337,32 @@ async def test_a_locked_name_is_one_transactions_on_every_node(opened, postgresq
     assert len(names_in(postgresql)) == 3
 
 
+async def test_failures_of_one_address_that_two_nodes_count_at_once_are_two(opened, postgresql):
+    """RULES C4: none is counted without the other, though neither is committed when both look."""
+    policy = LockoutPolicy(max_failures=1, window=timedelta(minutes=5), duration=timedelta(minutes=5))
+    count = partial(lockouts.count_failure, counter="otp", address="192.0.2.1", policy=policy)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+    counted, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def count_and_wait(tx):
+        denied = count(tx)
+        loop.call_soon_threadsafe(counted.set)
+        assert go_on.wait(20)
+        return denied
+
+    async with opened("alpha") as alpha, opened("beta") as beta:
+        first = asyncio.create_task(alpha.write(count_and_wait))
+        await counted.wait()
+        second = asyncio.create_task(beta.write(count))
+        async with asyncio.timeout(15):
+            while not second.done() and await asyncio.to_thread(postgresql.execute, waiting, postgresql.name) == [(0,)]:
+                await asyncio.sleep(0.02)
+        go_on.set()
+        assert await first is None
+        assert (await second).kind is DenialKind.LOCKED
+
+
 async def test_the_chain_of_a_node_is_whole_though_several_processes_write_it(opened):
     """Guarantee 7: the head is locked last, and one after the other."""
     async with opened() as one, opened() as two, opened("beta") as three:
@@ -387,6 +424,13 @@ async def test_a_worker_of_a_start_that_was_followed_does_not_start(opened, post
         async with opened(run="r2"), opened(run="r2"):
             with pytest.raises(AlreadyRunning, match="alpha"), hold_node(postgresql.url, node="alpha", run="r3"):
                 pass
+
+
+def test_a_node_of_a_database_without_tables_is_not_claimed(kipuka_postgresql):
+    empty = kipuka_postgresql.create_database()
+    with pytest.raises(SchemaError, match="kipuka db upgrade"), hold_node(empty.url, node="alpha", run="r1"):
+        pytest.fail("it was claimed")
+    kipuka_postgresql.drop_database(empty.name)
 
 
 async def test_writers_leave_no_row_behind(opened, postgresql):
