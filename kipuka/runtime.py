@@ -45,9 +45,11 @@ from kipuka.api.errors import ConfigError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
 from kipuka.audit.gate import AuditGate
+from kipuka.audit.heads import NodeKey, TrustedKeys, load_public_key
 from kipuka.audit.pipeline import Outbox, open_outbox
+from kipuka.audit.signer import HeadSigner, open_signer
 from kipuka.authentication import Authentication, LabelAuthentication, records_of
-from kipuka.config import AdminSection, Label, Settings
+from kipuka.config import AdminSection, AuditSection, Label, Settings
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService
@@ -70,6 +72,7 @@ __all__ = [
     "Runtime",
     "compose",
     "needs_of",
+    "node_keys",
     "open_admin_store",
     "open_foundation",
     "open_plugin",
@@ -144,7 +147,7 @@ class Foundation:
 
 
 Feeding = Literal["now", "later", "never"]
-"""Whether a runtime feeds the audit sinks: at once; only after `Outbox.begin`, since the runtime before it still does; not
+"""Whether a runtime feeds the audit sinks and signs the chain's heads: at once; only after `Outbox.begin`, since the runtime before it still does; not
 at all, since another worker of the node does (its sinks are not even opened).
 """
 
@@ -202,6 +205,7 @@ class Runtime:
     host_services: Services
     revocations: Revocations
     outbox: Outbox
+    head_signer: HeadSigner | None  # None: there is no key, or another worker of the node has it
     audit_gate: AuditGate
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     max_header_size: int  # bytes, as the settings or the methods that are on have it (RULES H1)
@@ -384,6 +388,16 @@ async def open_runtime(
             checkpoint=checkpoint,
         )
         outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking, begin=feeding == "now"))
+        node_key, trusted = (None, TrustedKeys()) if feeding == "never" else node_keys(settings.audit)
+        head_signer = await stack.enter_async_context(
+            open_signer(
+                store,
+                node_key,
+                trusted=trusted,
+                interval=settings.audit.head_interval,
+                begin=feeding == "now",
+            )
+        )
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
         if inherits:
             await recover(foundation.incarnation)
@@ -406,6 +420,7 @@ async def open_runtime(
             host_services=services("admin"),
             revocations=revocations,
             outbox=outbox,
+            head_signer=head_signer,
             audit_gate=audit_gate,
             anchors=_union(door.anchors for door in doors.values()),
             max_header_size=_header_size(settings, needs_of(composition)),
@@ -437,6 +452,13 @@ async def open_admin_store(composition: Composition) -> AsyncGenerator[Store, No
     """For the host's own commands: the store, beside a server that may be running (RULES K7)."""
     async with _store(composition, clock=utc_now, exclusive=False) as store:
         yield store
+
+
+def node_keys(section: AuditSection) -> tuple[NodeKey | None, TrustedKeys]:
+    """This node's own key, and all whose signatures in the audit log count. Raises `StartupError`."""
+    own = None if section.node_key is None else NodeKey.load(section.node_key)
+    others = [load_public_key(file) for file in section.trusted_keys]
+    return own, TrustedKeys(others if own is None else [own.public, *others])
 
 
 def _store(composition: Composition, *, clock: Callable[[], datetime], exclusive: bool) -> Any:

@@ -41,6 +41,7 @@ HOST = (
     ("[admin.tls]", sections.AdminTLSSection),
     ("[admin.bearer_token]", sections.BearerTokenSection),
     ("[[admin.bearer_token.tokens]]", sections.BearerTokenItem),
+    ("[audit]", sections.AuditSection),
     ("[[audit.sink]]", sections.SinkHead),
     ("file", None),
     ("syslog", None),

@@ -169,3 +169,6 @@ def _sinks(settings: Settings) -> Iterator[Finding]:
     elif all(item.type == "stdout" for item in settings.sinks):
         problem = "the only sink is stdout, which keeps nothing itself"
         yield _warning("audit.sink", problem, f"have a collector keep it, or {remedy}")
+    if settings.audit.node_key is None:
+        problem = "nothing signs the audit log: whoever can write the database can write it anew unnoticed"
+        yield _warning("audit.node_key", problem, "make a key with `kipuka audit key create`, and name it here")

@@ -35,6 +35,7 @@ from kipuka.administrators import lets_everybody_in, own_authority_finding
 from kipuka.api.errors import BackendUnavailable, ConfigError, PluginError, StartupError
 from kipuka.api.kinds import AnyKind
 from kipuka.api.values import CertificateChain
+from kipuka.audit.heads import NodeKey, load_public_key
 from kipuka.cli import mounts
 from kipuka.cli.advice import advice, client_auth, periods
 from kipuka.cli.certificates import (
@@ -181,6 +182,7 @@ class _Look:
         self._authorities()
         self._server_certificate()
         self._database()
+        self._audit_keys()
         self._clock()
         self._traffic()
         if ports:
@@ -254,7 +256,7 @@ class _Look:
 
     def _models(self) -> Iterator[BaseModel]:
         settings = self.settings
-        yield from (settings.server, settings.tls, settings.db, settings.est, settings.log)
+        yield from (settings.server, settings.tls, settings.db, settings.est, settings.audit, settings.log)
         if settings.admin is not None:
             yield settings.admin
         yield from settings.authenticators.values()
@@ -588,6 +590,22 @@ class _Look:
         if kind in mounts.NETWORK:
             problem = f"{folder} is on {kind}, where SQLite's locks and journal cannot be relied on"
             self._warn("db.url", problem, "keep the database on a disk of this machine")
+
+    def _audit_keys(self) -> None:
+        audit = self.settings.audit
+        if audit.node_key is not None:
+            key = "audit.node_key"
+            try:
+                NodeKey.load(audit.node_key)
+            except StartupError as error:
+                self._error(key, str(error), "write the path of the node's key, or make one: `kipuka audit key create`")
+            else:
+                self._permissions(key, audit.node_key, "the key that signs the audit log")
+        for file in audit.trusted_keys:
+            try:
+                load_public_key(file)
+            except StartupError as error:
+                self._error("audit.trusted_keys", str(error), "write the path of a node's public key")
 
     def _clock(self) -> None:
         """A clock that is behind makes certificates of the past, and lets expired ones in."""

@@ -68,6 +68,7 @@ class Host:
     profiles: Mapping[str, Profile]
     auth: AuthSection | None
     admin: AdminSection | None
+    audit: AuditSection | None
     log: LogSection | None
     cas: tuple[tuple[int, CAHead], ...]  # with their positions in the file
     sinks: tuple[tuple[int, SinkHead], ...]
@@ -112,6 +113,7 @@ class _Reading:
             profiles=self._profiles(),
             auth=auth,
             admin=admin,
+            audit=self._section(AuditSection, "audit", without=("sink",)),
             log=self._section(LogSection, "log"),
             cas=self._cas(),
             sinks=self._sinks(),
@@ -199,11 +201,7 @@ class _Reading:
     def _sinks(self) -> tuple[tuple[int, SinkHead], ...]:
         value = self.document.values.get("audit", {})
         if not isinstance(value, dict):
-            self._say(("audit",), "a table is needed", "write [[audit.sink]] with type and the type's keys")
-            return ()
-        for key in cast("dict[str, Any]", value):
-            if key != "sink":
-                self.problems.append(unknown_key(("audit", key), ("sink",), self.document))
+            return ()  # told already
         path: KeyPath = ("audit", "sink")
         items = self._items(path)
         heads = self._each(SinkHead, path, items, shared=True)

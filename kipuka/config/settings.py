@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from kipuka.config.sections import (
     AdminSection,
+    AuditSection,
     DatabaseSection,
     ESTSection,
     LogSection,
@@ -78,6 +79,7 @@ class Settings:
     profiles: Mapping[str, Profile]
     sinks: tuple[SinkItem, ...]
     admin: AdminSection | None
+    audit: AuditSection
     log: LogSection
     authenticators: Mapping[str, BaseModel]
     disabled: frozenset[str] = frozenset()

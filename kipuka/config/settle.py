@@ -77,6 +77,7 @@ class _Settling:
             or host.tls is None
             or host.db is None
             or host.est is None
+            or host.audit is None
             or host.log is None
         ):
             raise ConfigError(self.problems)
@@ -92,6 +93,7 @@ class _Settling:
             profiles=host.profiles,
             sinks=sinks,
             admin=host.admin,
+            audit=host.audit.model_copy(update={"sink": tuple(head for _, head in host.sinks)}),
             log=host.log,
             authenticators=authenticators,
             disabled=self.host.disabled,
