@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from kipuka.api import timestamp
-from kipuka.cli import audit_key
+from kipuka.cli import audit_key, audit_prune
 from kipuka.cli.failures import Failure
 from kipuka.cli.options import config_option, json_option
 from kipuka.cli.output import printable, write_json, write_table
@@ -44,6 +44,7 @@ def command() -> None:
 
 command.add_command(audit_key.head)
 command.add_command(audit_key.key)
+command.add_command(audit_prune.prune)
 
 
 @dataclass(frozen=True, slots=True)

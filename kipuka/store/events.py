@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, RowMapping, bindparam, delete, func, insert, select, update
 
 from kipuka.api.events import AuditEvent, AuditRecord
 from kipuka.api.storage import ReadTx, Tx, timestamp
@@ -29,11 +29,13 @@ __all__ = [
     "after",
     "all_cursors",
     "append",
+    "count_up_to",
     "cursor",
     "cursors",
     "delete_up_to",
     "failing",
     "heads",
+    "last_before",
     "newest",
     "rows_after",
     "set_failing",
@@ -187,10 +189,26 @@ def set_stub(tx: Tx, new: Stub) -> None:
         tx.add(audit_stubs, row)
 
 
-def delete_up_to(tx: Tx, node: str, sequence: int) -> int:
-    """Remove the node's events up to that number; how many there were."""
+def last_before(tx: ReadTx, node: str, before: datetime) -> int:
+    """The number up to which all the node's events are of before that time; 0 where the first is not."""
     c = audit_events.c
-    return tx.execute(delete(audit_events).where(c.node == node, c.sequence <= sequence)).rowcount
+    later = tx.execute(select(func.min(c.sequence)).where(c.node == node, c.time >= timestamp(before))).scalar_one()
+    if later is not None:
+        return int(later) - 1
+    return int(tx.execute(select(func.max(c.sequence)).where(c.node == node)).scalar_one() or 0)
+
+
+def count_up_to(tx: ReadTx, node: str, sequence: int) -> int:
+    """How many events of the node there are up to that number."""
+    c = audit_events.c
+    counted = tx.execute(select(func.count()).where(c.node == node, c.sequence <= sequence)).scalar_one()
+    return int(counted)
+
+
+def delete_up_to(tx: Tx, node: str, sequence: int) -> None:
+    """Remove the node's events up to that number."""
+    c = audit_events.c
+    tx.execute(delete(audit_events).where(c.node == node, c.sequence <= sequence))
 
 
 def stored(tx: ReadTx, *, chunk: int = 1000) -> Iterator[StoredEvent]:

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import tomllib
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from kipuka.api import LockoutPolicy, RequestRejected
 from kipuka.cli.output import printable
 from kipuka.runtime import compose, open_admin_store
+from kipuka.store import events as store_events
 from kipuka.store.lockouts import StoreLockouts
 
 ME = f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
@@ -203,6 +205,47 @@ def test_a_sinks_file_is_verified_without_a_database(deployment, kipuka):
     assert "the audit log is intact" in kipuka("audit", "verify", "--file", file).stdout
     file.write_text(lines.replace("localhost", "elsewhere"), encoding="utf-8")
     assert "was changed" in kipuka("audit", "verify", "--file", file, expect=1).stderr
+
+
+def feed_sink(deployment, sequence):
+    """As the server does when the deployment's sink has had that event."""
+    in_store(
+        deployment,
+        lambda store: store.write(partial(store_events.advance, node=store.node, sink="file", sequence=sequence)),
+    )
+
+
+def test_what_every_sink_has_had_is_pruned_and_the_rest_verified(deployment, kipuka, kipuka_json):
+    copy = deployment.directory / "copy.jsonl"
+    copy.write_text(kipuka("audit", "tail", "-n", "9", "--json").stdout, encoding="utf-8")
+    head = deployment.directory / "head.json"
+    head.write_text(kipuka("audit", "head", "--json").stdout, encoding="utf-8")
+    assert "the sink file has had no more" in kipuka("audit", "prune", "--before", "2999-01-01").stdout
+    feed_sink(deployment, 4)
+    assert kipuka_json("audit", "prune", "--older-than", "1") == {"events": 0, "pruned_up_to": None, "held_by": None}
+    printed = kipuka("audit", "prune", "--before", "2999-01-01").stdout
+    assert "removed 2 events" in printed
+    assert "up to sequence 2" in printed
+    assert [event["sequence"] for event in events(kipuka)] == [3, 4, 5]
+    assert events(kipuka)[-1]["identity"] == ME
+    assert "pruned up to sequence 2 on " in kipuka("audit", "verify").stdout
+    kipuka("audit", "verify", "--file", copy, "--against-database", "--head", head)
+    assert len(kipuka_json("cert", "list")) == 1, "certificates stay"
+
+
+def test_nothing_is_pruned_without_a_date_a_key_a_copy_or_from_a_broken_log(deployment, kipuka):
+    assert "either" in kipuka("audit", "prune", expect=2).stderr
+    assert "either" in kipuka("audit", "prune", "--before", "2030-01-01", "--older-than", "3", expect=2).stderr
+    assert "not a date" in kipuka("audit", "prune", "--before", "soon", expect=2).stderr
+    late = ("audit", "prune", "--before", "2999-01-01")
+    deployment.configure({"audit": {"sink": []}})
+    assert "--without-copy" in kipuka(*late, expect=1).stderr
+    with sqlite3.connect(deployment.database) as database:
+        database.execute("UPDATE audit_events SET line = replace(line, 'localhost', 'elsewhere')")
+    assert "the log is not intact" in kipuka(*late, "--without-copy", expect=1).stderr
+    deployment.configure({"audit": {"node_key": None}})
+    assert "no key" in kipuka(*late, "--without-copy", expect=1).stderr
+    assert len(events(kipuka)) == 4
 
 
 def test_tail_prints_the_last_events_oldest_first(deployment, kipuka):
