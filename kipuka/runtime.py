@@ -45,10 +45,12 @@ from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
 from kipuka.audit.failures import Failures
 from kipuka.audit.gate import AuditGate
+from kipuka.audit.heads import NodeKey, TrustedKeys, load_public_key
 from kipuka.audit.pipeline import Outbox, open_outbox
+from kipuka.audit.signer import HeadSigner, open_signer
 from kipuka.audit.sums import summing
 from kipuka.authentication import Authentication, LabelAuthentication, records_of
-from kipuka.config import AdminSection, Known, Label, Settings, Unsettled
+from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Unsettled
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService
@@ -73,6 +75,7 @@ __all__ = [
     "Runtime",
     "compose",
     "needs_of",
+    "node_keys",
     "open_admin_store",
     "open_foundation",
     "open_plugin",
@@ -156,7 +159,7 @@ class Foundation:
 
 
 Feeding = Literal["now", "later", "never"]
-"""Whether a runtime feeds the audit sinks: at once; only after `Outbox.begin`, since the runtime before it still does; not
+"""Whether a runtime feeds the audit sinks and signs the chain's heads: at once; only after `Outbox.begin`, since the runtime before it still does; not
 at all, since another worker of the node does (its sinks are not even opened).
 """
 
@@ -214,6 +217,7 @@ class Runtime:
     host_services: Services
     revocations: Revocations
     outbox: Outbox
+    head_signer: HeadSigner | None  # None: there is no key, or another worker of the node has it
     audit_gate: AuditGate
     failures: Failures
     readiness: Readiness
@@ -404,6 +408,16 @@ async def open_runtime(
             checkpoint=checkpoint,
         )
         outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking, begin=feeding == "now"))
+        node_key, trusted = (None, TrustedKeys()) if feeding == "never" else node_keys(settings.audit)
+        head_signer = await stack.enter_async_context(
+            open_signer(
+                store,
+                node_key,
+                trusted=trusted,
+                interval=settings.audit.head_interval,
+                begin=feeding == "now",
+            )
+        )
         await stack.enter_async_context(summing(failures.sum_up))  # its end has sums that the outbox is to carry
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
         if inherits:
@@ -430,6 +444,7 @@ async def open_runtime(
             host_services=services("admin"),
             revocations=revocations,
             outbox=outbox,
+            head_signer=head_signer,
             audit_gate=audit_gate,
             failures=failures,
             readiness=readiness,
@@ -463,6 +478,13 @@ async def open_admin_store(composition: Composition) -> AsyncGenerator[Store, No
     """For the host's own commands: the store, beside a server that may be running (RULES K7)."""
     async with _store(composition, clock=utc_now) as store:
         yield store
+
+
+def node_keys(section: AuditSection) -> tuple[NodeKey | None, TrustedKeys]:
+    """This node's own key, and all whose signatures in the audit log count. Raises `StartupError`."""
+    own = None if section.node_key is None else NodeKey.load(section.node_key)
+    others = [load_public_key(file) for file in section.trusted_keys]
+    return own, TrustedKeys(others if own is None else [own.public, *others])
 
 
 def _store(

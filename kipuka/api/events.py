@@ -25,7 +25,10 @@ __all__ = [
     "AdminDenied",
     "AdminTokenCreated",
     "AdminTokenRevoked",
+    "AuditChainBroken",
     "AuditEvent",
+    "AuditHeadSigned",
+    "AuditPruned",
     "AuditRecord",
     "AuthenticationFailed",
     "AuthenticationSucceeded",
@@ -492,6 +495,46 @@ class CACreated(AuditEvent):
     fingerprint: str
 
 
+class AuditHeadSigned(AuditEvent):
+    """The node's key signed how far its chain went: to the event `covered_sequence`, whose hash is `covered_hash`.
+
+    `key` is the SHA-256 of the key's SubjectPublicKeyInfo, `signature` is Ed25519 in base64.
+    """
+
+    name: ClassVar[str] = "audit_head_signed"
+    outcome: ClassVar[Outcome] = "success"
+    covered_sequence: int
+    covered_hash: str
+    signed_at: str
+    key: str
+    signature: str
+
+
+class AuditChainBroken(AuditEvent):
+    """The node's chain is not what its key signed last: from `sequence` on somebody changed it. No head is signed any more."""
+
+    name: ClassVar[str] = "audit_chain_broken"
+    outcome: ClassVar[Outcome] = "failure"
+    sequence: int
+    detail: str
+
+
+class AuditPruned(AuditEvent):
+    """`kipuka audit prune` removed the node's events up to `pruned_sequence`, whose hash was `pruned_hash`; `count` of them in all so far.
+
+    `key` and `signature` as in `audit_head_signed`.
+    """
+
+    name: ClassVar[str] = "audit_pruned"
+    outcome: ClassVar[Outcome] = "success"
+    pruned_sequence: int
+    pruned_hash: str
+    count: int
+    pruned_at: str
+    key: str
+    signature: str
+
+
 HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     ServerStarted,
     ServerStopped,
@@ -524,4 +567,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     AdminTokenCreated,
     AdminTokenRevoked,
     CACreated,
+    AuditHeadSigned,
+    AuditChainBroken,
+    AuditPruned,
 )

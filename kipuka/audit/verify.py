@@ -2,8 +2,9 @@
 
 In the room: walking chains, in the database and in files of JSON lines, and saying where they break. Not in the room: printing.
 
-A chain shows every change within it. That its tail was cut is shown by the head: by the database's own, by a sink's file that has
-more, or by the `head` that an auditor noted earlier. Against somebody who writes the whole chain anew only such a second place helps.
+A chain shows every change within it. Against somebody who computes it anew from some event on, there are the heads that the node's key
+signed (`kipuka.audit.heads`): what one covers cannot be written anew without the key. That the tail was cut, or written anew
+after the last signed head, shows in a second place: a sink's file that has more, or a head that an auditor kept.
 """
 
 from __future__ import annotations
@@ -14,14 +15,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from kipuka.api.events import ascii_json
+from kipuka.api.events import AuditHeadSigned, ascii_json
 from kipuka.api.storage import ReadTx
 from kipuka.audit.chain import GENESIS, canonical, line_hash
+from kipuka.audit.heads import SignedHead, TrustedKeys, check_head, check_stub, head_of_event
 from kipuka.store import events
 from kipuka.store.database import Store
-from kipuka.store.events import ChainHead, StoredEvent
+from kipuka.store.events import ChainHead, StoredEvent, Stub
 
-__all__ = ["ChainSummary", "Finding", "Report", "verify_file", "verify_lines", "verify_store"]
+__all__ = [
+    "ChainSummary",
+    "Finding",
+    "Report",
+    "verify_file",
+    "verify_file_and_store",
+    "verify_lines",
+    "verify_store",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +40,8 @@ class Finding:
 
     node: str | None
     sequence: int | None
-    problem: str  # changed, missing, reordered, inserted, unchained, unreadable, cut, no_head, other_head
+    problem: str  # changed, missing, reordered, inserted, unchained, unreadable, cut, no_head, other_head,
+    # bad_signature, not_signed (what was signed is something else), unsigned, bad_stub, differs (file and database)
     detail: str
     line: int | None = None  # of a file, from 1
 
@@ -50,6 +61,14 @@ class ChainSummary:
     last: int
     events: int
     head: str  # the hash of the last event
+    signed: SignedHead | None = None  # the newest that a trusted key signed, and that fits
+    heads_unchecked: int = 0  # signed heads that no key was given for
+    pruned: Stub | None = None
+
+    @property
+    def uncovered(self) -> int | None:
+        """How many events come after the newest signed head; its own record is one. None where nothing is signed."""
+        return None if self.signed is None else self.last - self.signed.sequence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +92,19 @@ class _Chain:
     first: int
     last: int
     head: str
+    previous: str | None  # what the first event follows
     events: int = 1
+    signed: SignedHead | None = None
+    heads_unchecked: int = 0
+    pruned: Stub | None = None
+    since_signed: dict[int, str] = field(default_factory=dict[int, str])  # hashes by number, for the next signed head
 
 
 @dataclass(slots=True)
 class _Walk:
     """The state of a verification."""
 
+    trusted: TrustedKeys
     chains: dict[str, _Chain] = field(default_factory=dict[str, _Chain])
     findings: list[Finding] = field(default_factory=list[Finding])
 
@@ -88,33 +113,87 @@ class _Walk:
 
     def report(self) -> Report:
         chains = (
-            ChainSummary(node=one.node, first=one.first, last=one.last, events=one.events, head=one.head)
+            ChainSummary(
+                node=one.node,
+                first=one.first,
+                last=one.last,
+                events=one.events,
+                head=one.head,
+                signed=one.signed,
+                heads_unchecked=one.heads_unchecked,
+                pruned=one.pruned,
+            )
             for one in self.chains.values()
         )
         return Report(findings=tuple(self.findings), chains=tuple(chains))
 
 
-async def verify_store(store: Store, *, known: Iterable[ChainHead] = ()) -> Report:
-    """Check every chain in the database; `known` are heads noted earlier, which must still be part of it."""
+NO_KEYS = TrustedKeys()
+
+
+async def verify_store(store: Store, *, known: Iterable[ChainHead] = (), trusted: TrustedKeys = NO_KEYS) -> Report:
+    """Check every chain in the database; `known` are heads kept elsewhere, which must still be part of it.
+
+    With `trusted` keys every signed head must be one of theirs and fit, and every chain must have one.
+    """
     noted = tuple(known)
-    return await store.read(lambda tx: _verify_rows(tx, noted))
+    return await store.read(lambda tx: _verify_rows(tx, noted, trusted))
 
 
-def verify_file(path: Path, *, known: Iterable[ChainHead] = ()) -> Report:
+async def verify_file_and_store(
+    store: Store, path: Path, *, known: Iterable[ChainHead] = (), trusted: TrustedKeys = NO_KEYS
+) -> Report:
+    """Check a file, the database, and that each event of the file is in the database, or was pruned there.
+
+    A `known` head may be in either: in the file when it was pruned. Raises OSError.
+    """
+    noted = tuple(known)
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        in_file = _walk_lines(lines, {}, trusted)
+    by_file = in_file.walk.report()
+    there = [one for one in noted if one.sequence in in_file.seen.get(one.node, {})]
+    elsewhere = [one for one in noted if one not in there]
+    walk = _Walk(trusted)
+    _hold_noted(walk, there, in_file.seen)
+
+    def read(tx: ReadTx) -> Report:
+        _compare(walk, tx, in_file.seen)
+        return _verify_rows(tx, tuple(elsewhere), trusted)
+
+    of_store = await store.read(read)
+    findings = (*by_file.findings, *of_store.findings, *walk.findings)
+    return Report(findings=findings, chains=of_store.chains)
+
+
+def verify_file(path: Path, *, known: Iterable[ChainHead] = (), trusted: TrustedKeys = NO_KEYS) -> Report:
     """Check a file that the file sink wrote. Raises OSError when it cannot be read."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-        return verify_lines(lines, known=known)
+        return verify_lines(lines, known=known, trusted=trusted)
 
 
-def verify_lines(lines: Iterable[str], *, known: Iterable[ChainHead] = ()) -> Report:
+def verify_lines(lines: Iterable[str], *, known: Iterable[ChainHead] = (), trusted: TrustedKeys = NO_KEYS) -> Report:
     """Check exported records, one of `AuditRecord.to_json` or `to_ascii_json` per line, of one node or of several.
 
     A file may begin in the middle of a chain, as after rotation, and may have a stretch of records again, since a sink gets them at
     least once; a repeated record is the same to the letter. A line that was torn by a crash is followed by its whole record.
     """
-    walk = _Walk()
     noted = {(one.node, one.sequence): one for one in known}
-    seen: dict[str, dict[int, str]] = {}
+    return _walk_lines(lines, noted, trusted).walk.report()
+
+
+_Seen = dict[str, dict[int, tuple[str, int]]]
+"""By node and number, the hash of an event in a file, and its line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    walk: _Walk
+    seen: _Seen
+
+
+def _walk_lines(lines: Iterable[str], noted: dict[tuple[str, int], ChainHead], trusted: TrustedKeys) -> _Lines:
+    walk = _Walk(trusted)
+    seen: _Seen = {}
     torn: list[tuple[int, str]] = []
     for number, text in enumerate(lines, start=1):
         line = text.rstrip("\n")
@@ -126,44 +205,159 @@ def verify_lines(lines: Iterable[str], *, known: Iterable[ChainHead] = ()) -> Re
         torn = [(place, fragment) for place, fragment in torn if not line.startswith(fragment)]
         node, sequence = content["node"], content["sequence"]
         body = f"{line[: line.rindex(',')]}}}"
-        if not _is_sealed(content, body, claimed):
+        sealed = _is_sealed(content, body, claimed)
+        if not sealed:
             walk.find(node, sequence, "changed", "the event was changed", number)
-        if seen.setdefault(node, {}).get(sequence) == claimed:
+        of_node = seen.setdefault(node, {})
+        if of_node.get(sequence, ("", 0))[0] == claimed:
             continue
         _look_up_noted(walk, noted, node, sequence, claimed)
-        _follow(walk, node, sequence, content["previous_hash"], claimed, seen=seen[node], line=number)
-        seen[node][sequence] = claimed
+        _follow(walk, node, sequence, content["previous_hash"], claimed, seen=of_node, line=number)
+        of_node[sequence] = (claimed, number)
+        if sealed:
+            _hold_head(walk, content, line=number)
     for place, _ in torn:
         walk.find(None, None, "unreadable", "the line is no audit event", place)
     _miss_noted(walk, noted)
+    _require_signatures(walk)
     walk.findings.sort(key=lambda finding: finding.line or 0)
-    return walk.report()
+    return _Lines(walk, seen)
 
 
-def _verify_rows(tx: ReadTx, known: tuple[ChainHead, ...]) -> Report:
-    walk = _Walk()
+def _verify_rows(tx: ReadTx, known: tuple[ChainHead, ...], trusted: TrustedKeys) -> Report:
+    walk = _Walk(trusted)
     noted = {(one.node, one.sequence): one for one in known}
     for row in events.stored(tx):
         _look_up_noted(walk, noted, row.node, row.sequence, row.hash)
         content = _row_content(walk, row)
         previous = content["previous_hash"] if content is not None else None
         _follow(walk, row.node, row.sequence, previous, row.hash, seen={}, line=None)
+        if content is not None and line_hash(row.line) == row.hash:
+            _hold_head(walk, content, line=None)
     heads = {head.node: head for head in events.heads(tx)}
+    stubs = {stub.node: stub for stub in events.stubs(tx)}
     for node, chain in walk.chains.items():
-        if chain.first > 1:
-            walk.find(node, 1, "missing", _missing(1, chain.first - 1))
-        head = heads.get(node)
-        if head is None:
-            walk.find(node, chain.last, "no_head", "the head of the chain was removed")
-        elif head.sequence > chain.last:
-            walk.find(node, chain.last + 1, "cut", f"{_missing(chain.last + 1, head.sequence)} at the end of the chain")
-        elif (head.sequence, head.hash) != (chain.last, chain.head):
-            walk.find(node, chain.last, "other_head", "the head of the chain is not its last event")
+        _hold_beginning(walk, chain, stubs.get(node))
+        _hold_end(walk, chain, heads.get(node))
     for node, head in heads.items():
         if node not in walk.chains:
             walk.find(node, 1, "cut", f"{_missing(1, head.sequence)}: the whole chain")
+    for node, stub in stubs.items():
+        if node not in walk.chains and node not in heads:
+            walk.find(node, stub.sequence + 1, "cut", f"everything that came after sequence {stub.sequence} is missing")
+    _hold_cursors(walk, tx)
+    _pruned_noted(walk, noted)
     _miss_noted(walk, noted)
+    _require_signatures(walk)
     return walk.report()
+
+
+def _hold_beginning(walk: _Walk, chain: _Chain, stub: Stub | None) -> None:
+    """A chain begins with its first event, or follows what its node's key says was pruned."""
+    if stub is None:
+        if chain.first > 1:
+            walk.find(chain.node, 1, "missing", _missing(1, chain.first - 1))
+        return
+    if walk.trusted and (problem := check_stub(stub, walk.trusted)) is not None:
+        walk.find(chain.node, stub.sequence, "bad_stub", f"the record of what was pruned is not good: {problem}")
+    elif chain.first > stub.sequence + 1:
+        missing = _missing(stub.sequence + 1, chain.first - 1)
+        walk.find(chain.node, stub.sequence + 1, "missing", f"{missing}: no more was pruned than up to {stub.sequence}")
+    elif chain.first <= stub.sequence:
+        detail = f"the event is there, though all up to sequence {stub.sequence} were pruned"
+        walk.find(chain.node, chain.first, "inserted", detail)
+    elif chain.previous not in {None, stub.hash}:
+        walk.find(chain.node, chain.first, "unchained", "the event does not follow what was pruned")
+    else:
+        chain.pruned = stub
+
+
+def _hold_end(walk: _Walk, chain: _Chain, head: ChainHead | None) -> None:
+    node = chain.node
+    if head is None:
+        walk.find(node, chain.last, "no_head", "the head of the chain was removed")
+    elif head.sequence > chain.last:
+        walk.find(node, chain.last + 1, "cut", f"{_missing(chain.last + 1, head.sequence)} at the end of the chain")
+    elif (head.sequence, head.hash) != (chain.last, chain.head):
+        walk.find(node, chain.last, "other_head", "the head of the chain is not its last event")
+
+
+def _hold_cursors(walk: _Walk, tx: ReadTx) -> None:
+    """No sink can have had events that never were."""
+    for node, sink, sequence in events.all_cursors(tx):
+        chain = walk.chains.get(node)
+        if chain is not None and sequence > chain.last:
+            detail = f"the sink {sink} has had events up to sequence {sequence}, and the chain ends before"
+            walk.find(node, chain.last + 1, "cut", detail)
+
+
+def _hold_head(walk: _Walk, content: Mapping[str, Any], *, line: int | None) -> None:
+    """Where the event is a signed head: it must be a trusted key's, and the chain must be what it says."""
+    if content["event"] != AuditHeadSigned.name:
+        return
+    node, sequence = content["node"], content["sequence"]
+    chain = walk.chains.get(node)
+    if chain is None or chain.last != sequence:
+        return  # it stands where it cannot be, which was told
+    if not walk.trusted:
+        chain.heads_unchecked += 1
+        return
+    head = head_of_event(content)
+    problem = "it cannot be read" if head is None else check_head(head, walk.trusted)
+    if head is None or problem is not None:
+        walk.find(node, sequence, "bad_signature", f"the signed head is not good: {problem}", line)
+    else:
+        _hold_signed(walk, chain, head, sequence=sequence, line=line)
+
+
+def _hold_signed(walk: _Walk, chain: _Chain, head: SignedHead, *, sequence: int, line: int | None) -> None:
+    found = chain.since_signed.get(head.sequence)
+    if found is None:
+        return  # it covers what was before the beginning of a file, or is missing, which was told
+    if found != head.hash:
+        begin = chain.first if chain.signed is None else chain.signed.sequence + 1
+        detail = (
+            f"the events from sequence {begin} to {head.sequence} are not those that were signed in sequence {sequence}"
+        )
+        walk.find(chain.node, head.sequence, "not_signed", detail, line)
+        return
+    chain.signed = head
+    for number in [number for number in chain.since_signed if number <= head.sequence]:
+        del chain.since_signed[number]
+
+
+def _require_signatures(walk: _Walk) -> None:
+    if not walk.trusted:
+        return
+    for chain in walk.chains.values():
+        if chain.signed is None:
+            walk.find(chain.node, chain.last, "unsigned", "no head of this chain up to here is signed by a trusted key")
+
+
+def _hold_noted(walk: _Walk, known: Iterable[ChainHead], seen: _Seen) -> None:
+    for one in known:
+        found, line = seen[one.node][one.sequence]
+        if found != one.hash:
+            walk.find(one.node, one.sequence, "changed", _NOT_NOTED, line)
+
+
+def _compare(walk: _Walk, tx: ReadTx, seen: _Seen) -> None:
+    """Hold what a file has against the database: the same events, but for those pruned."""
+    pruned = {stub.node: stub for stub in events.stubs(tx)}
+    left = {node: dict(of_node) for node, of_node in seen.items()}
+    for row in events.stored(tx):
+        there = left.get(row.node, {}).pop(row.sequence, None)
+        if there is not None and there[0] != row.hash:
+            walk.find(
+                row.node, row.sequence, "differs", "the event in the file is not the one in the database", there[1]
+            )
+    for node, of_node in left.items():
+        stub = pruned.get(node)
+        for sequence, (own_hash, line) in sorted(of_node.items()):
+            if stub is None or sequence > stub.sequence:
+                walk.find(node, sequence, "differs", "the event is in the file, but not in the database", line)
+            elif sequence == stub.sequence and own_hash != stub.hash:
+                walk.find(node, sequence, "differs", "the event in the file is not the one that was pruned last", line)
 
 
 def _row_content(walk: _Walk, row: StoredEvent) -> Mapping[str, Any] | None:
@@ -192,13 +386,14 @@ def _follow(
     previous: str | None,
     own_hash: str,
     *,
-    seen: Mapping[int, str],
+    seen: Mapping[int, object],
     line: int | None,
 ) -> None:
     """Hold an event against the one before it, and make it the last. `previous` is None where it cannot be read."""
     chain = walk.chains.get(node)
     if chain is None:
-        walk.chains[node] = _Chain(node=node, first=sequence, last=sequence, head=own_hash)
+        chain = walk.chains[node] = _Chain(node=node, first=sequence, last=sequence, head=own_hash, previous=previous)
+        _keep_hash(walk, chain)
         if sequence < 1:
             walk.find(node, sequence, "inserted", "the event was inserted before the first", line)
         elif sequence == 1 and previous not in {None, GENESIS}:
@@ -216,6 +411,12 @@ def _follow(
         detail = f"the event does not follow sequence {chain.last}: one of them was changed, removed or inserted"
         walk.find(node, sequence, "unchained", detail, line)
     chain.last, chain.head, chain.events = sequence, own_hash, chain.events + 1
+    _keep_hash(walk, chain)
+
+
+def _keep_hash(walk: _Walk, chain: _Chain) -> None:
+    if walk.trusted:
+        chain.since_signed[chain.last] = chain.head
 
 
 def _look_up_noted(
@@ -223,7 +424,21 @@ def _look_up_noted(
 ) -> None:
     known = noted.pop((node, sequence), None)
     if known is not None and known.hash != own_hash:
-        walk.find(node, sequence, "changed", "the event is not the one whose hash was noted")
+        walk.find(node, sequence, "changed", _NOT_NOTED)
+
+
+_NOT_NOTED = "the event is not the one whose hash was noted"
+
+
+def _pruned_noted(walk: _Walk, noted: dict[tuple[str, int], ChainHead]) -> None:
+    """A noted event that was pruned is not missing. The last one's hash is still known."""
+    for (node, sequence), known in list(noted.items()):
+        stub = walk.chains[node].pruned if node in walk.chains else None
+        if stub is None or sequence > stub.sequence:
+            continue
+        del noted[node, sequence]
+        if sequence == stub.sequence and known.hash != stub.hash:
+            walk.find(node, sequence, "changed", _NOT_NOTED)
 
 
 def _miss_noted(walk: _Walk, noted: Mapping[tuple[str, int], ChainHead]) -> None:

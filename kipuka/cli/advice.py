@@ -222,3 +222,6 @@ def _sinks(settings: Settings) -> Iterator[Finding]:
             yield _warning(
                 f"audit.sink[{item.id}].on_failure", problem, 'write transport = "tls", or take on_failure out'
             )
+    if settings.audit.node_key is None:
+        problem = "nothing signs the audit log: whoever can write the database can write it anew unnoticed"
+        yield _warning("audit.node_key", problem, "make a key with `kipuka audit key create`, and name it here")

@@ -1,7 +1,7 @@
 """`kipuka audit verify|tail|sinks`.
 
 In the room: asking for a verification, reading the last events and how far sinks have come, and how it is told. Not in the room: the
-chain (`kipuka.audit.verify`) and the rows (`kipuka.store.events`).
+chain (`kipuka.audit.verify`), the rows (`kipuka.store.events`), and what the node's key is needed for (`kipuka.cli.audit_key`).
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ import asyncio
 import json
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from kipuka.api import timestamp
+from kipuka.cli import audit_key, audit_prune
 from kipuka.cli.failures import Failure
 from kipuka.cli.options import config_option, json_option
 from kipuka.cli.output import printable, write_json, write_table
 
 if TYPE_CHECKING:
     from kipuka.api import AuditRecord, ReadTx
-    from kipuka.audit.verify import Report
+    from kipuka.audit.heads import SignedHead, TrustedKeys
+    from kipuka.audit.verify import ChainSummary, Report
     from kipuka.store.database import Store
     from kipuka.store.events import ChainHead
 
@@ -35,19 +39,78 @@ POLL_SECONDS = 0.5
 
 @click.group()
 def command() -> None:
-    """Look at the audit log, and verify it."""
+    """Look at the audit log, verify it, and prune it."""
 
 
-def _heads(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[ChainHead]:
+command.add_command(audit_key.head)
+command.add_command(audit_key.key)
+command.add_command(audit_prune.prune)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What `--head` was given: a place in a chain, of this server's where no node is named; or signed heads from a file."""
+
+    node: str | None = None
+    sequence: int = 0
+    hash: str = ""
+    signed: tuple[SignedHead, ...] = ()
+    text: str = ""
+
+
+def _heads(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[_Given]:
+    found: list[_Given] = []
+    for text in value:
+        matched = re.fullmatch(r"(?:([^:]+):)?([0-9]{1,18}):([0-9a-f]{64})", text)
+        if matched is not None:
+            found.append(_Given(node=matched[1], sequence=int(matched[2]), hash=matched[3], text=text))
+        elif Path(text).is_file():
+            found.append(_Given(signed=_heads_in(ctx, param, Path(text)), text=text))
+        else:
+            problem = f"{text} is not NODE:SEQUENCE:HASH or SEQUENCE:HASH, as verify prints it, and no file"
+            raise click.BadParameter(problem, ctx, param)
+    return found
+
+
+def _heads_in(ctx: click.Context, param: click.Parameter, file: Path) -> tuple[SignedHead, ...]:
+    """The signed heads among the lines of a file: a sink's, or what `kipuka audit head --json` printed."""
+    from kipuka.audit.heads import read_head
+
+    found: list[SignedHead] = []
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise click.BadParameter(f"{file} cannot be read: {error.strerror}", ctx, param) from error
+    for line in [text, *text.split("\n")]:  # one document over several lines, or one a line
+        try:
+            content: object = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        head = read_head(cast("dict[str, Any]", content)) if isinstance(content, dict) else None
+        if head is not None and head not in found:
+            found.append(head)
+    if not found:
+        raise click.BadParameter(f"there is no signed head in {file}", ctx, param)
+    return tuple(found)
+
+
+def _known(given: list[_Given], trusted: TrustedKeys, own_node: Callable[[], str]) -> list[ChainHead]:
+    """The places that must be part of the log. Raises Failure for a signed head that is none."""
+    from kipuka.audit.heads import check_head
     from kipuka.store.events import ChainHead
 
-    found: list[ChainHead] = []
-    for text in value:
-        matched = re.fullmatch(r"([^:]+):([0-9]{1,18}):([0-9a-f]{64})", text)
-        if matched is None:
-            raise click.BadParameter(f"{text} is not NODE:SEQUENCE:HASH, as verify prints it", ctx, param)
-        found.append(ChainHead(node=matched[1], sequence=int(matched[2]), hash=matched[3]))
-    return found
+    known: list[ChainHead] = []
+    for one in given:
+        for head in one.signed:
+            problem = check_head(head, trusted) if trusted else None
+            if problem is not None:
+                raise Failure(
+                    printable(f"{one.text}: the head of node {head.node}, sequence {head.sequence}: {problem}")
+                )
+            known.append(head.head)
+        if not one.signed:
+            known.append(ChainHead(node=one.node or own_node(), sequence=one.sequence, hash=one.hash))
+    return known
 
 
 @command.command()
@@ -58,43 +121,106 @@ def _heads(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -
     help="Verify this file of JSON lines, as the sink `file` writes it, instead of the database.",
 )
 @click.option(
+    "--against-database",
+    is_flag=True,
+    help="With --file: verify the database too, and that it has every event of the file.",
+)
+@click.option(
     "--head",
     "heads",
     multiple=True,
     callback=_heads,
-    metavar="NODE:SEQUENCE:HASH",
-    help="A head that an earlier verification printed: it must still be part of the chain. Repeatable.",
+    metavar="FILE|[NODE:]SEQUENCE:HASH",
+    help="A head that was kept elsewhere and must still be part of the log: as verify prints it, or a file with signed heads (a sink's, or of"
+    " `kipuka audit head --json`). Repeatable.",
+)
+@click.option(
+    "--node-key",
+    "node_keys",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The public key of a node (PEM), for signed heads. Repeatable. Default: those of [audit] in the configuration.",
 )
 @json_option
-def verify(*, config: Path, file: Path | None, heads: list[ChainHead], as_json: bool) -> None:
-    """Compute every hash of the audit log again, and say where an event was changed, removed or moved.
+def verify(
+    *,
+    config: Path,
+    file: Path | None,
+    against_database: bool,
+    heads: list[_Given],
+    node_keys: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Compute every hash of the audit log again, check the signed heads, and say where an event was changed, removed or moved.
 
-    Exit code 1 when anything is found. A cut at the end shows only against a head that was noted before: keep what this command
-    prints, elsewhere.
+    Exit code 1 when anything is found. What comes after the last signed head can be cut or written anew, and only a head that was kept
+    elsewhere shows it.
     """
-    from kipuka.audit.verify import verify_file, verify_store
+    from kipuka.audit.verify import verify_file, verify_file_and_store, verify_store
 
-    if file is not None:
-        report = verify_file(file, known=heads)
+    if against_database and file is None:
+        raise click.UsageError("--against-database needs --file")
+    needs_config = file is None or against_database
+    trusted, own_node = _trust(config, node_keys, config_is_needed=needs_config)
+    known = _known(heads, trusted, own_node)
+    if file is not None and not against_database:
+        report = verify_file(file, known=known, trusted=trusted)
     else:
         from kipuka.cli.host import with_store
 
-        report = with_store(config, partial(verify_store, known=heads))
+        if file is None:
+            report = with_store(config, partial(verify_store, known=known, trusted=trusted))
+        else:
+            report = with_store(config, partial(verify_file_and_store, path=file, known=known, trusted=trusted))
     if as_json:
-        _write_report(report)
+        _write_report(report, checked=bool(trusted))
     else:
         for chain in report.chains:
-            click.echo(f"{chain.node}: {chain.events} events, head {chain.node}:{chain.last}:{chain.head}")
+            click.echo(printable(_summary(chain)))
+        if not trusted:
+            click.echo("signatures were not checked: there is no key ([audit] node_key, or --node-key)")
     if not report.intact:
         raise Failure("\n".join(printable(str(finding)) for finding in report.findings))
     if not as_json:
         click.echo("the audit log is intact")
 
 
-def _write_report(report: Report) -> None:
+def _trust(
+    config: Path, node_keys: tuple[Path, ...], *, config_is_needed: bool
+) -> tuple[TrustedKeys, Callable[[], str]]:
+    """Whose signatures count, and what this server's own chain is called. An auditor elsewhere has no configuration."""
+    from kipuka.audit.heads import TrustedKeys, load_public_key
+    from kipuka.runtime import compose
+    from kipuka.runtime import node_keys as configured_keys
+
+    given = TrustedKeys(load_public_key(file) for file in node_keys) if node_keys else None
+    if not config_is_needed and (given is not None or not config.exists()):
+
+        def unknown() -> str:
+            raise Failure("--head without a node: write NODE:SEQUENCE:HASH")
+
+        return given or TrustedKeys(), unknown
+    settings = compose(config, os.environ).settings
+    trusted = given if given is not None else configured_keys(settings.audit)[1]
+    return trusted, lambda: settings.server.node
+
+
+def _summary(chain: ChainSummary) -> str:
+    parts = [f"{chain.node}: {chain.events} events, head {chain.node}:{chain.last}:{chain.head}"]
+    if chain.signed is not None:
+        covered = f"signed up to sequence {chain.signed.sequence} at {chain.signed.time}, {chain.uncovered} after it"
+        parts.append(covered)
+    if chain.pruned is not None:
+        parts.append(f"pruned up to sequence {chain.pruned.sequence} on {chain.pruned.pruned_at}")
+    return "; ".join(parts)
+
+
+def _write_report(report: Report, *, checked: bool) -> None:
     write_json(
         {
             "intact": report.intact,
+            "signatures_checked": checked,
             "chains": [
                 {
                     "node": chain.node,
@@ -102,6 +228,20 @@ def _write_report(report: Report) -> None:
                     "last": chain.last,
                     "events": chain.events,
                     "head": f"{chain.node}:{chain.last}:{chain.head}",
+                    "signed": None
+                    if chain.signed is None
+                    else {
+                        "sequence": chain.signed.sequence,
+                        "time": chain.signed.time,
+                        "events_after": chain.uncovered,
+                    },
+                    "pruned": None
+                    if chain.pruned is None
+                    else {
+                        "sequence": chain.pruned.sequence,
+                        "time": chain.pruned.pruned_at,
+                        "events": chain.pruned.count,
+                    },
                 }
                 for chain in report.chains
             ],

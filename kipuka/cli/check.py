@@ -36,6 +36,7 @@ from kipuka.administrators import lets_everybody_in, own_authority_finding
 from kipuka.api.errors import BackendUnavailable, ConfigError, PluginError, StartupError
 from kipuka.api.kinds import AnyKind
 from kipuka.api.values import CertificateChain
+from kipuka.audit.heads import NodeKey, load_public_key
 from kipuka.cli import mounts
 from kipuka.cli.advice import advice, client_auth, periods, postgresql_advice
 from kipuka.cli.certificates import (
@@ -50,7 +51,7 @@ from kipuka.cli.certificates import (
 from kipuka.cli.failures import ExitCode
 from kipuka.cli.mounts import file_system_of
 from kipuka.cli.no_store import NoStore
-from kipuka.config import Address, CAItem, DatabaseSection, Known, ServerSection, Settings, TLSSection
+from kipuka.config import Address, AuditSection, CAItem, DatabaseSection, Known, ServerSection, Settings, TLSSection
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.plugins import Plugins
 from kipuka.runtime import Composition, CompositionError, compose, needs_of
@@ -193,6 +194,8 @@ class _Look:
             self._server_certificate(self.settings.tls)
         if self.settings.db is not None:
             self._database(self.settings.db)
+        if self.whole is not None:
+            self._audit_keys(self.whole.audit)
         self._clock()
         if self.whole is not None:
             self._traffic(self.whole.server)
@@ -615,6 +618,21 @@ class _Look:
         if kind in mounts.NETWORK:
             problem = f"{folder} is on {kind}, where SQLite's locks and journal cannot be relied on"
             self._warn("db.url", problem, "keep the database on a disk of this machine")
+
+    def _audit_keys(self, audit: AuditSection) -> None:
+        if audit.node_key is not None:
+            key = "audit.node_key"
+            try:
+                NodeKey.load(audit.node_key)
+            except StartupError as error:
+                self._error(key, str(error), "write the path of the node's key, or make one: `kipuka audit key create`")
+            else:
+                self._permissions(key, audit.node_key, "the key that signs the audit log")
+        for file in audit.trusted_keys:
+            try:
+                load_public_key(file)
+            except StartupError as error:
+                self._error("audit.trusted_keys", str(error), "write the path of a node's public key")
 
     def _clock(self) -> None:
         """A clock that is behind makes certificates of the past, and lets expired ones in."""

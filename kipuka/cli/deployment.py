@@ -26,6 +26,7 @@ class Choices:
     ca_id: str
     ca_settings: Mapping[str, str]
     otp: bool  # the plugin is installed
+    audit_key: str
 
 
 def quoted(value: str) -> str:
@@ -50,6 +51,7 @@ def configuration_text(choices: Choices) -> str:
         ca_id=quoted(choices.ca_id),
         ca=ca,
         otp=_OTP if choices.otp else _NO_OTP,
+        audit_key=quoted(choices.audit_key),
     )
 
 
@@ -114,6 +116,10 @@ unique_keys = true  # a key that is recorded for one identity is refused to ever
 # client certificates too, with a section [admin.tls]: see docs/how-to/administrators.md.
 [admin.bearer_token]
 enabled = true
+
+# Signs how far the audit log goes, once a minute. Auditors check it with audit.pub: kipuka audit verify --node-key audit.pub
+[audit]
+node_key = {audit_key}
 
 # The database always has the audit events; this file gets a copy, a line of JSON each.
 [[audit.sink]]

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import kipuka
 from kipuka.api import CAPlan, CreatedCA, CreatesCA
+from kipuka.cli.audit_key import sign_now, write_key_pair
 from kipuka.cli.deployment import Choices, configuration_text
 from kipuka.cli.failures import Failure
 
@@ -28,6 +29,7 @@ __all__ = ["command"]
 
 BACKEND = "local"
 CA_ID = "main"
+AUDIT_KEY = "audit.key"
 ROOT_DAYS = 20 * 365
 ISSUING_DAYS = 10 * 365
 SERVER_VALIDITY = timedelta(days=825)  # the longest that common TLS clients accept
@@ -156,6 +158,7 @@ def _deploy(directory: Path, *, hosts: Sequence[str], listen: str, admin_listen:
     _write(directory / "client-anchors.pem", issuing.public_bytes(Encoding.PEM), mode=PUBLIC)
     if otp:
         _write(directory / "otp.key", secrets.token_bytes(32), mode=PRIVATE)
+    write_key_pair(directory / AUDIT_KEY)
     choices = Choices(
         version=kipuka.__version__,
         hosts=hosts,
@@ -166,6 +169,7 @@ def _deploy(directory: Path, *, hosts: Sequence[str], listen: str, admin_listen:
         ca_id=CA_ID,
         ca_settings=_relative(ca.settings, directory),
         otp=otp,
+        audit_key=AUDIT_KEY,
     )
     config = directory / "kipuka.toml"
     _write(config, configuration_text(choices).encode(), mode=PRIVATE)
@@ -193,12 +197,12 @@ def _create_ca(directory: Path, creator: CreatesCA | None, *, name: str) -> Crea
 
 
 async def _fill(directory: Path, config: Path, hosts: Sequence[str], ca: CreatedCA) -> None:
-    """What needs the configuration: the database, the server's certificate, the administrator's token."""
+    """What needs the configuration: the database, the server's certificate, the administrator's token, the first signature of the log."""
     from kipuka.cli.admin import create_token
     from kipuka.cli.ca import created_event
     from kipuka.cli.host import open_ca
     from kipuka.cli.server_certificate import issue_server_certificate
-    from kipuka.runtime import compose
+    from kipuka.runtime import compose, node_keys
     from kipuka.store.schema import upgrade
 
     # Variables that override settings are for the server that runs later, not for what is written here.
@@ -210,6 +214,9 @@ async def _fill(directory: Path, config: Path, hosts: Sequence[str], ca: Created
         _write(directory / "tls" / "server.key", server.key, mode=PRIVATE)
         _write(directory / "tls" / "server.pem", server.chain, mode=PUBLIC)
         token = await create_token(store, description="made by kipuka init")
+        own, trusted = node_keys(composition.settings.audit)
+        if own is not None:
+            await sign_now(store, own, trusted)
     _write(directory / "admin.token", f"{token.secret}\n".encode(), mode=PRIVATE)
 
 
@@ -219,6 +226,7 @@ def _explain(directory: Path, hosts: Sequence[str]) -> None:
     click.echo(f"  {config}  the configuration; every setting has a comment")
     click.echo(f"  {directory / 'trust.pem'}  give this to clients: it is what they trust (curl --cacert)")
     click.echo(f"  {directory / 'admin.token'}  a bearer token for the admin API")
+    click.echo(f"  {directory / 'audit.pub'}  give this to auditors: the audit log is signed with {AUDIT_KEY}")
     click.echo(f"start it:       kipuka serve -c {config}")
     click.echo(f"a first device: kipuka otp create -c {config} --client-id NAME")
     click.echo(

@@ -548,6 +548,17 @@ class AuditSection(Section):
     """How many failed requests of one address (of IPv6: one /64 network) and reason are audited one by one in a minute. Further ones are one
     event with their number."""
 
+    node_key: ConfigPath | None = None
+    """This server's Ed25519 key (PEM), which signs how far its audit log goes; `kipuka audit key create` makes one. Without it whoever can write the
+    database can write the log anew, and nothing can be pruned."""
+
+    trusted_keys: tuple[ConfigPath, ...] = ()
+    """Public keys (PEM) whose signatures `kipuka audit verify` accepts beside the one of `node_key`: of the other servers that share the database, and those
+    this server had earlier."""
+
+    head_interval: PositiveSeconds = timedelta(seconds=60)
+    """Seconds between two signatures of `node_key`, while there are new events. What was recorded since the last one is not covered yet."""
+
 
 class LogSection(Section):
     """The server's own log, on stderr."""

@@ -269,13 +269,20 @@ class _Worker:
         self._composition = prepared.composition
         older = self._generations.replace(prepared.generation)
         self._assignment.configure_logs(prepared.composition.settings)
-        retiring = asyncio.create_task(self._retire(older))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
-        # One after the other: a sink is given the events once, in order, and a file is opened anew (RULES I1).
-        await older.runtime.outbox.end()
+        # One after the other: a sink is given the events once, in order, and a file is opened anew (RULES I1). The older runtime is
+        # closed after that, since closing it ends them too.
+        try:
+            if older.runtime.head_signer is not None:
+                await older.runtime.head_signer.end()
+            await older.runtime.outbox.end()
+        finally:
+            retiring = asyncio.create_task(self._retire(older))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
         if self._assignment.feeds_sinks:
             prepared.generation.runtime.outbox.begin()
+            if prepared.generation.runtime.head_signer is not None:
+                prepared.generation.runtime.head_signer.begin()
         self._report(messages.Committed())
 
     async def _abandon(self) -> None:

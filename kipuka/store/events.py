@@ -1,7 +1,7 @@
 """The audit log's rows: numbered and chained per node, and how far each sink has come.
 
-In the room: the values between the writer and the chain, and functions of a transaction over `audit_events`, `audit_heads` and
-`audit_cursors`. Not in the room: hashing (`kipuka.audit.chain`, handed in as `Seal`) and delivery (`kipuka.audit.pipeline`).
+In the room: the values between the writer and the chain, and functions of a transaction over `audit_events`, `audit_heads`,
+`audit_cursors` and `audit_stubs`. Not in the room: hashing (`kipuka.audit.chain`, handed in as `Seal`) and delivery (`kipuka.audit.pipeline`).
 """
 
 from __future__ import annotations
@@ -12,27 +12,37 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, RowMapping, bindparam, delete, func, insert, select, update
 
 from kipuka.api.events import AuditEvent, AuditRecord
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.store.context import AuditContext
-from kipuka.store.tables import audit_cursors, audit_events, audit_heads, moment
+from kipuka.store.tables import audit_cursors, audit_events, audit_heads, audit_stubs, moment
 
 __all__ = [
     "ChainHead",
     "PendingEvent",
     "Seal",
     "StoredEvent",
+    "Stub",
     "advance",
     "after",
+    "all_cursors",
     "append",
+    "count_up_to",
     "cursor",
     "cursors",
+    "delete_up_to",
     "failing",
     "heads",
+    "last_before",
+    "newest",
+    "rows_after",
     "set_failing",
+    "set_stub",
     "stored",
+    "stub",
+    "stubs",
     "tail",
 ]
 
@@ -44,6 +54,22 @@ class ChainHead:
     node: str
     sequence: int
     hash: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stub:
+    """What is left of the beginning of a node's chain: the last event that was pruned, and how many were in all.
+
+    Signed by the node's key (`kipuka.audit.heads`), as a row of `audit_stubs` has it.
+    """
+
+    node: str
+    sequence: int
+    hash: str
+    count: int
+    pruned_at: str
+    key: str
+    signature: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +156,61 @@ def tail(tx: ReadTx, *, limit: int, node: str | None = None, event: str | None =
     return tuple(_read(row) for row in reversed(tx.execute(statement).all()))
 
 
+def rows_after(tx: ReadTx, node: str, sequence: int, *, limit: int) -> tuple[StoredEvent, ...]:
+    """As `after`, but the rows as they stand, for whoever doubts them."""
+    c = audit_events.c
+    statement = select(audit_events).where(c.node == node, c.sequence > sequence).order_by(c.sequence).limit(limit)
+    return tuple(_as_it_stands(row) for row in tx.execute(statement).mappings())
+
+
+def newest(tx: ReadTx, node: str, *, event: str) -> StoredEvent | None:
+    """The last row of that name in the node's chain, as it stands."""
+    c = audit_events.c
+    statement = select(audit_events).where(c.node == node, c.event == event).order_by(c.sequence.desc()).limit(1)
+    row = tx.execute(statement).mappings().first()
+    return None if row is None else _as_it_stands(row)
+
+
+def stubs(tx: ReadTx) -> tuple[Stub, ...]:
+    """What pruning has left of every node's beginning."""
+    rows = tx.execute(select(audit_stubs).order_by(audit_stubs.c.node)).mappings()
+    return tuple(Stub(**{str(column): value for column, value in row.items()}) for row in rows)
+
+
+def stub(tx: ReadTx, node: str) -> Stub | None:
+    """What pruning has left of that node's beginning; None when nothing was pruned."""
+    return next((one for one in stubs(tx) if one.node == node), None)
+
+
+def set_stub(tx: Tx, new: Stub) -> None:
+    """Put the stub in the place of the one before."""
+    row = {column.name: getattr(new, column.name) for column in audit_stubs.columns}
+    if tx.execute(update(audit_stubs).where(audit_stubs.c.node == new.node).values(**row)).rowcount == 0:
+        tx.add(audit_stubs, row)
+
+
+def last_before(tx: ReadTx, node: str, before: datetime) -> int:
+    """The number up to which all the node's events are of before that time; 0 where the first is not."""
+    c = audit_events.c
+    later = tx.execute(select(func.min(c.sequence)).where(c.node == node, c.time >= timestamp(before))).scalar_one()
+    if later is not None:
+        return int(later) - 1
+    return int(tx.execute(select(func.max(c.sequence)).where(c.node == node)).scalar_one() or 0)
+
+
+def count_up_to(tx: ReadTx, node: str, sequence: int) -> int:
+    """How many events of the node there are up to that number."""
+    c = audit_events.c
+    counted = tx.execute(select(func.count()).where(c.node == node, c.sequence <= sequence)).scalar_one()
+    return int(counted)
+
+
+def delete_up_to(tx: Tx, node: str, sequence: int) -> None:
+    """Remove the node's events up to that number."""
+    c = audit_events.c
+    tx.execute(delete(audit_events).where(c.node == node, c.sequence <= sequence))
+
+
 def stored(tx: ReadTx, *, chunk: int = 1000) -> Iterator[StoredEvent]:
     """Every row by node and number, read in parts, so that a long log fits in memory."""
     c = audit_events.c
@@ -142,7 +223,7 @@ def stored(tx: ReadTx, *, chunk: int = 1000) -> Iterator[StoredEvent]:
                 statement = statement.where(c.sequence > place)
             rows = tx.execute(statement).mappings().all()
             for row in rows:
-                yield StoredEvent(**{str(column): value for column, value in row.items()})
+                yield _as_it_stands(row)
             if len(rows) < chunk:
                 break
             place = rows[-1]["sequence"]
@@ -159,6 +240,13 @@ def cursors(tx: ReadTx, node: str) -> dict[str, int]:
     """The cursor of every sink that was ever fed by that node."""
     rows = tx.execute(select(audit_cursors).where(audit_cursors.c.node == node))
     return {row.sink: row.sequence for row in rows}
+
+
+def all_cursors(tx: ReadTx) -> tuple[tuple[str, str, int], ...]:
+    """Node, sink and number of every cursor."""
+    c = audit_cursors.c
+    rows = tx.execute(select(c.node, c.sink, c.sequence).order_by(c.node, c.sink))
+    return tuple((row.node, row.sink, row.sequence) for row in rows)
 
 
 def advance(tx: Tx, node: str, sink: str, sequence: int) -> None:
@@ -191,6 +279,10 @@ def set_failing(tx: Tx, node: str, sink: str, since: datetime | None) -> None:
     elif found.failing_since is None:
         values = {"failing_since": timestamp(since)}
         tx.execute(update(audit_cursors).where(c.node == node, c.sink == sink).values(**values))
+
+
+def _as_it_stands(row: RowMapping) -> StoredEvent:
+    return StoredEvent(**{str(column): value for column, value in row.items()})
 
 
 def _read(row: Row[Any]) -> AuditRecord:

@@ -31,6 +31,7 @@ __all__ = [
     "audit_cursors",
     "audit_events",
     "audit_heads",
+    "audit_stubs",
     "certificates",
     "enrolments",
     "jobs",
@@ -172,6 +173,18 @@ audit_cursors = Table(
     Column("sink", String(255), primary_key=True),
     Column("sequence", _Counter, nullable=False),  # the last event that the sink has safely
     Column("failing_since", String(27)),  # the first attempt that failed since the last that did not
+)
+
+audit_stubs = Table(
+    "audit_stubs",
+    metadata,
+    Column("node", String(255), primary_key=True),
+    Column("sequence", Integer, nullable=False),  # the last event that was pruned
+    Column("hash", String(64), nullable=False),  # its hash, which the first event that is left follows
+    Column("count", Integer, nullable=False),
+    Column("pruned_at", String(27), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("signature", String(88), nullable=False),  # Ed25519, base64
 )
 
 lockout_failures = Table(

@@ -563,7 +563,34 @@ def test_a_directory_is_no_database(check):
 
 
 def test_no_audit_sink_is_a_warning(check):
-    assert check({"audit": None}).keys() == {("warning", "audit.sink")}
+    assert check({"audit": {"sink": []}}).keys() == {("warning", "audit.sink")}
+
+
+def test_a_log_that_nothing_signs_is_a_warning(check):
+    found = check({"audit": {"node_key": None}})
+    assert found.keys() == {("warning", "audit.node_key")}
+    assert "anew unnoticed" in found["warning", "audit.node_key"]
+
+
+def test_a_node_key_that_others_can_read_is_a_warning(check, deployment):
+    (deployment.directory / "audit.key").chmod(0o644)
+    assert check({}).keys() == {("warning", "audit.node_key")}
+
+
+@pytest.mark.parametrize("key", ["node_key", "trusted_keys"])
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("missing.key", "cannot be read"),
+        ("otp.key", "key"),
+        ("tls/server.key", "not an Ed25519 key"),
+    ],
+)
+def test_a_key_of_the_audit_log_that_is_none_is_an_error(check, key, file, problem):
+    value = file if key == "node_key" else [file]
+    found = check({"audit": {key: value}})
+    assert found.keys() == {("error", f"audit.{key}")}
+    assert problem in found["error", f"audit.{key}"]
 
 
 def _settings(deployment):

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import tomllib
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from kipuka.api import LockoutPolicy, RequestRejected
 from kipuka.cli.output import printable
 from kipuka.runtime import compose, open_admin_store
+from kipuka.store import events as store_events
 from kipuka.store.lockouts import StoreLockouts
 
 ME = f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
@@ -93,18 +95,106 @@ def test_verify_names_the_place_of_a_change_and_fails(deployment, kipuka, kipuka
     assert kipuka_json("audit", "verify", expect=1)["findings"][0]["sequence"] == 2
 
 
-def test_a_noted_head_shows_that_the_end_was_cut(deployment, kipuka, kipuka_json):
-    """RULES I1: whoever cuts the end removes the head with it; a head that was noted elsewhere shows it."""
-    head = kipuka_json("audit", "verify")["chains"][0]["head"]
-    kipuka("audit", "verify", "--head", head)
+def cut_the_end(deployment, *, last):
+    """As who can write the database but has no key: the events after `last`, and the head with them."""
     with sqlite3.connect(deployment.database) as database:
-        database.execute("DELETE FROM audit_events WHERE sequence = 3")
+        database.execute("DELETE FROM audit_events WHERE sequence > ?", (last,))
         database.execute(
-            "UPDATE audit_heads SET sequence = 2, hash = (SELECT hash FROM audit_events WHERE sequence = 2)"
+            "UPDATE audit_heads SET sequence = ?, hash = (SELECT hash FROM audit_events WHERE sequence = ?)",
+            (last, last),
         )
-    kipuka("audit", "verify")
-    assert "hash was noted is not there" in kipuka("audit", "verify", "--head", head, expect=1).stderr
+
+
+@pytest.mark.parametrize("form", ["whole", "without node", "head --json", "copy of a sink"])
+def test_a_head_that_was_kept_shows_that_the_end_was_cut(deployment, kipuka, kipuka_json, form):
+    """RULES I1: `audit verify --head`."""
+    kipuka("admin", "token", "create", "--description", "one more")
+    if form in {"whole", "without node"}:
+        kept = kipuka_json("audit", "verify")["chains"][0]["head"]
+        kept = kept if form == "whole" else kept.partition(":")[2]
+        cut_to = 4
+    else:
+        kept = deployment.directory / "kept"
+        command = ("audit", "head", "--json") if form == "head --json" else ("audit", "tail", "-n", "9", "--json")
+        kept.write_text(kipuka(*command).stdout, encoding="utf-8")
+        cut_to = 2
+    kipuka("audit", "verify", "--head", kept)
+    cut_the_end(deployment, last=cut_to)
+    if cut_to == 4:
+        kipuka("audit", "verify")  # what comes after the last signed head: nothing in the database itself tells
+    assert "hash was noted is not there" in kipuka("audit", "verify", "--head", kept, expect=1).stderr
+
+
+def test_a_head_is_a_place_or_a_file_with_signed_heads(deployment, kipuka):
     assert "NODE:SEQUENCE:HASH" in kipuka("audit", "verify", "--head", "x", expect=2).stderr
+    assert "no signed head in" in kipuka("audit", "verify", "--head", "trust.pem", expect=2).stderr
+
+
+def test_a_kept_head_that_no_trusted_key_signed_is_refused(deployment, kipuka, kipuka_json):
+    head = kipuka_json("audit", "head")
+    kept = deployment.directory / "kept.json"
+    kept.write_text(json.dumps({**head, "sequence": 2}), encoding="utf-8")
+    assert "its signature is wrong" in kipuka("audit", "verify", "--head", kept, expect=1).stderr
+
+
+def test_the_newest_signed_head_is_printed(deployment, kipuka, kipuka_json):
+    head = kipuka_json("audit", "head")
+    assert head["sequence"] == 3
+    place, signed = kipuka("audit", "head").stdout.splitlines()
+    assert place == f"{head['node']}:3:{head['hash']}"
+    assert head["key"] in signed
+
+
+def test_an_auditor_elsewhere_has_the_public_key_and_a_file_alone(deployment, kipuka, tmp_path, monkeypatch):
+    """RULES I1: no configuration, no database."""
+    (tmp_path / "elsewhere").mkdir()
+    file, key = tmp_path / "elsewhere" / "log.jsonl", tmp_path / "elsewhere" / "node.pub"
+    file.write_text(kipuka("audit", "tail", "-n", "100", "--json").stdout, encoding="utf-8")
+    key.write_text(kipuka("audit", "key", "public").stdout, encoding="utf-8")
+    assert key.read_bytes() == (deployment.directory / "audit.pub").read_bytes()
+    monkeypatch.chdir(file.parent)
+    assert "signed up to sequence 3 at 2" in kipuka("audit", "verify", "--file", file, "--node-key", key).stdout
+    assert "signatures were not checked" in kipuka("audit", "verify", "--file", file).stdout
+    kipuka("audit", "key", "create", "-c", deployment.config_file, tmp_path / "elsewhere" / "other.key")
+    stranger = file.with_name("other.pub")
+    assert "not trusted here" in kipuka("audit", "verify", "--file", file, "--node-key", stranger, expect=1).stderr
+    assert "NODE:SEQUENCE:HASH" in kipuka("audit", "verify", "--file", file, "--head", "1:" + "0" * 64, expect=1).stderr
+
+
+def test_a_key_that_comes_later_signs_the_log_as_it_is(deployment, kipuka, kipuka_json):
+    deployment.configure({"audit": {"node_key": "second.key", "trusted_keys": ["audit.pub"]}})
+    assert "second.key: cannot be read" in kipuka("audit", "verify", expect=3).stderr
+    kipuka("admin", "token", "create", "--description", "one more", env={"KIPUKA_AUDIT__NODE_KEY": "audit.key"})
+    kipuka("audit", "key", "create")
+    assert (deployment.directory / "second.key").stat().st_mode & 0o777 == 0o600
+    kipuka("audit", "verify")
+    head = kipuka_json("audit", "head")
+    assert head["sequence"] == 5
+    assert "is there already" in kipuka("audit", "key", "create", expect=1).stderr
+    deployment.configure({"audit": {"trusted_keys": []}})
+    assert "sequence 4: the signed head is not good" in kipuka("audit", "verify", expect=1).stderr
+
+
+def test_without_a_key_in_the_configuration_the_command_says_what_to_write(deployment, kipuka, kipuka_json):
+    deployment.configure({"audit": {"node_key": None}})
+    assert "signatures were not checked" in kipuka("audit", "verify").stdout
+    assert kipuka_json("audit", "verify")["signatures_checked"] is False
+    (deployment.directory / "audit.key").unlink()
+    (deployment.directory / "audit.pub").unlink()
+    printed = kipuka("audit", "key", "create").stdout
+    assert f'node_key = "{deployment.directory / "audit.key"}"' in printed
+    assert "no key" in kipuka("audit", "key", "public", expect=1).stderr
+
+
+def test_a_file_is_held_against_the_database(deployment, kipuka):
+    file = deployment.directory / "copy.jsonl"
+    file.write_text(kipuka("audit", "tail", "-n", "100", "--json").stdout, encoding="utf-8")
+    kipuka("audit", "verify", "--file", file, "--against-database")
+    assert "needs --file" in kipuka("audit", "verify", "--against-database", expect=2).stderr
+    cut_the_end(deployment, last=3)
+    found = kipuka("audit", "verify", "--file", file, "--against-database", expect=1).stderr
+    assert "line 4, node" in found
+    assert "sequence 4: the event is in the file, but not in the database" in found
 
 
 def test_a_sinks_file_is_verified_without_a_database(deployment, kipuka):
@@ -117,15 +207,56 @@ def test_a_sinks_file_is_verified_without_a_database(deployment, kipuka):
     assert "was changed" in kipuka("audit", "verify", "--file", file, expect=1).stderr
 
 
+def feed_sink(deployment, sequence):
+    """As the server does when the deployment's sink has had that event."""
+    in_store(
+        deployment,
+        lambda store: store.write(partial(store_events.advance, node=store.node, sink="file", sequence=sequence)),
+    )
+
+
+def test_what_every_sink_has_had_is_pruned_and_the_rest_verified(deployment, kipuka, kipuka_json):
+    copy = deployment.directory / "copy.jsonl"
+    copy.write_text(kipuka("audit", "tail", "-n", "9", "--json").stdout, encoding="utf-8")
+    head = deployment.directory / "head.json"
+    head.write_text(kipuka("audit", "head", "--json").stdout, encoding="utf-8")
+    assert "the sink file has had no more" in kipuka("audit", "prune", "--before", "2999-01-01").stdout
+    feed_sink(deployment, 4)
+    assert kipuka_json("audit", "prune", "--older-than", "1") == {"events": 0, "pruned_up_to": None, "held_by": None}
+    printed = kipuka("audit", "prune", "--before", "2999-01-01").stdout
+    assert "removed 2 events" in printed
+    assert "up to sequence 2" in printed
+    assert [event["sequence"] for event in events(kipuka)] == [3, 4, 5]
+    assert events(kipuka)[-1]["identity"] == ME
+    assert "pruned up to sequence 2 on " in kipuka("audit", "verify").stdout
+    kipuka("audit", "verify", "--file", copy, "--against-database", "--head", head)
+    assert len(kipuka_json("cert", "list")) == 1, "certificates stay"
+
+
+def test_nothing_is_pruned_without_a_date_a_key_a_copy_or_from_a_broken_log(deployment, kipuka):
+    assert "either" in kipuka("audit", "prune", expect=2).stderr
+    assert "either" in kipuka("audit", "prune", "--before", "2030-01-01", "--older-than", "3", expect=2).stderr
+    assert "not a date" in kipuka("audit", "prune", "--before", "soon", expect=2).stderr
+    late = ("audit", "prune", "--before", "2999-01-01")
+    deployment.configure({"audit": {"sink": []}})
+    assert "--without-copy" in kipuka(*late, expect=1).stderr
+    with sqlite3.connect(deployment.database) as database:
+        database.execute("UPDATE audit_events SET line = replace(line, 'localhost', 'elsewhere')")
+    assert "the log is not intact" in kipuka(*late, "--without-copy", expect=1).stderr
+    deployment.configure({"audit": {"node_key": None}})
+    assert "no key" in kipuka(*late, "--without-copy", expect=1).stderr
+    assert len(events(kipuka)) == 4
+
+
 def test_tail_prints_the_last_events_oldest_first(deployment, kipuka):
     found = events(kipuka)
-    assert [event["sequence"] for event in found] == [1, 2, 3]
-    assert [event["identity"] for event in found] == [ME] * 3
+    assert [event["sequence"] for event in found] == [1, 2, 3, 4]
+    assert [event["identity"] for event in found] == [ME] * 4
     assert [event["sequence"] for event in events(kipuka, "--event", "certificate_issued")] == [2]
     assert events(kipuka, "--node", "nobody") == []
     last = kipuka("audit", "tail", "-n", "1").stdout.splitlines()
     assert len(last) == 1
-    assert "admin_token_created  success" in last[0]
+    assert "audit_head_signed  success" in last[0]
 
 
 def test_tail_shows_no_control_character_of_a_client(deployment, kipuka):

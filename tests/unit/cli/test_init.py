@@ -34,6 +34,7 @@ def test_a_deployment_can_be_read_by_its_owner_alone(deployment):
     assert open_to_all <= {
         "trust.pem",
         "client-anchors.pem",
+        "audit.pub",
         "tls/server.pem",
         "ca/root.pem",
         "ca/issuing.pem",
