@@ -36,10 +36,9 @@ from kipuka.api import (
     NotPresented,
     Operation,
     PresentedCertificate,
-    Tx,
 )
 from kipuka.api.errors import BackendError, RequestError
-from kipuka.api.events import AuditEvent
+from kipuka.audit.sums import Failures
 from kipuka.store import certificates
 from kipuka.store.database import Store
 from kipuka.x509.path import AnchorSet, PathVerdict, check_path, check_validity
@@ -292,6 +291,7 @@ class LabelAuthentication:
     anchors: AnchorSet | None
     certificate_is_required: bool  # [tls.client_auth] mode = "required"
     store: Store
+    failures: Failures
     clock: Callable[[], datetime]
 
     def require_some_credential(self, credentials: Credentials) -> None:
@@ -333,7 +333,7 @@ class LabelAuthentication:
         )
         failures = failure_events(outcome.denials, credentials)
         if failures:
-            await self.store.write(partial(_audit_all, events=failures))
+            await self.failures.record(*failures)
         if isinstance(outcome, Recognised):
             return judged
         certificate_only, challenges = self._what_would_do(credentials)
@@ -349,8 +349,3 @@ class LabelAuthentication:
             return True, ()
         challenges = self.chain.challenges(self.methods)
         return not challenges, challenges
-
-
-def _audit_all(tx: Tx, *, events: Sequence[AuditEvent]) -> None:
-    for event in events:
-        tx.audit(event)

@@ -48,6 +48,7 @@ from kipuka.audit.gate import AuditGate
 from kipuka.audit.heads import NodeKey, TrustedKeys, load_public_key
 from kipuka.audit.pipeline import Outbox, open_outbox
 from kipuka.audit.signer import HeadSigner, open_signer
+from kipuka.audit.sums import Failures, open_failures
 from kipuka.authentication import Authentication, LabelAuthentication, records_of
 from kipuka.config import AdminSection, AuditSection, Label, Settings
 from kipuka.config import load as load_config
@@ -207,6 +208,7 @@ class Runtime:
     outbox: Outbox
     head_signer: HeadSigner | None  # None: there is no key, or another worker of the node has it
     audit_gate: AuditGate
+    failures: Failures
     anchors: tuple[x509.Certificate, ...]  # of every label: what a client may choose its certificate by
     max_header_size: int  # bytes, as the settings or the methods that are on have it (RULES H1)
     plugin_names: tuple[str, ...] = ()
@@ -354,6 +356,22 @@ async def open_runtime(
             lockouts = services("admin").lockouts(ADMIN_LOCKOUT)
             administrators = _administrators(settings.admin, store=store, lockouts=lockouts, clock=clock)
             await check_own_authorities(administrators, backends, patience=settings.est.ca_timeout)
+        blocking = frozenset(item.id for item in settings.sinks if item.on_failure == "block")
+        audit_gate = AuditGate(store, blocking)
+        outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking, begin=feeding == "now"))
+        node_key, trusted = (None, TrustedKeys()) if feeding == "never" else node_keys(settings.audit)
+        head_signer = await stack.enter_async_context(
+            open_signer(
+                store,
+                node_key,
+                trusted=trusted,
+                interval=settings.audit.head_interval,
+                begin=feeding == "now",
+            )
+        )
+        failures = await stack.enter_async_context(
+            open_failures(store, threshold=settings.audit.flood_threshold, window=settings.audit.flood_window)
+        )
         methods: dict[str, Authenticator] = {}
         for name, section in settings.authenticators.items():
             kind = plugins.authenticators[name]
@@ -361,7 +379,7 @@ async def open_runtime(
         spenders = {name: method for name, method in methods.items() if isinstance(method, SpendsOnIssue)}
         chain = Authentication(methods, timeout=AUTHENTICATOR_TIMEOUT)
         doors = {
-            name: _label_authentication(settings, label, chain=chain, store=store, clock=clock)
+            name: _label_authentication(settings, label, chain=chain, store=store, failures=failures, clock=clock)
             for name, label in settings.labels.items()
         }
         labels = {
@@ -376,8 +394,6 @@ async def open_runtime(
             )
             for name, label in settings.labels.items()
         }
-        blocking = frozenset(item.id for item in settings.sinks if item.on_failure == "block")
-        audit_gate = AuditGate(store, blocking)
         enrolment = Enrolment(
             store=store,
             spenders=spenders,
@@ -386,17 +402,6 @@ async def open_runtime(
             audit_gate=audit_gate,
             process=foundation.incarnation.name,
             checkpoint=checkpoint,
-        )
-        outbox = await stack.enter_async_context(open_outbox(store, sinks, urgent=blocking, begin=feeding == "now"))
-        node_key, trusted = (None, TrustedKeys()) if feeding == "never" else node_keys(settings.audit)
-        head_signer = await stack.enter_async_context(
-            open_signer(
-                store,
-                node_key,
-                trusted=trusted,
-                interval=settings.audit.head_interval,
-                begin=feeding == "now",
-            )
         )
         recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
         if inherits:
@@ -422,6 +427,7 @@ async def open_runtime(
             outbox=outbox,
             head_signer=head_signer,
             audit_gate=audit_gate,
+            failures=failures,
             anchors=_union(door.anchors for door in doors.values()),
             max_header_size=_header_size(settings, needs_of(composition)),
             plugin_names=tuple(sorted(plugins.loaded)),
@@ -494,7 +500,13 @@ async def _open(
 
 
 def _label_authentication(
-    settings: Settings, label: Label, *, chain: Authentication, store: Store, clock: Callable[[], datetime]
+    settings: Settings,
+    label: Label,
+    *,
+    chain: Authentication,
+    store: Store,
+    failures: Failures,
+    clock: Callable[[], datetime],
 ) -> LabelAuthentication:
     client_auth = _client_auth(settings)
     anchors: AnchorSet | None = None
@@ -507,6 +519,7 @@ def _label_authentication(
         anchors=anchors,
         certificate_is_required=client_auth is not None and client_auth.mode == "required",
         store=store,
+        failures=failures,
         clock=clock,
     )
 

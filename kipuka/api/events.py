@@ -43,6 +43,7 @@ __all__ = [
     "ConfigurationRefused",
     "EnrolmentFailed",
     "EnrolmentRecovered",
+    "FailuresSummed",
     "HandshakeFailed",
     "LimitReached",
     "LockedOutAddress",
@@ -235,6 +236,22 @@ class AuthenticationFailed(AuditEvent):
     operation: str
     label: str | None
     explanation: str | None
+
+
+class FailuresSummed(AuditEvent):
+    """Further failures of one address within `[audit] flood_window`, of which the first were told one by one: `count` of the event `event`.
+
+    `method` and `kind` are those of an `authentication_failed`; of another event `kind` is its reason. Without an address: of many.
+    """
+
+    name: ClassVar[str] = "failures_summed"
+    outcome: ClassVar[Outcome] = "failure"
+    event: str
+    method: str | None
+    kind: str
+    count: int
+    first: str
+    last: str
 
 
 class LockedOutAddress(AuditEvent):
@@ -503,6 +520,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     RequestRejected,
     AuthenticationSucceeded,
     AuthenticationFailed,
+    FailuresSummed,
     LockedOutAddress,
     LockoutReleased,
     LockoutsListed,

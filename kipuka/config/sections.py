@@ -475,6 +475,13 @@ class AuditSection(Section):
     head_interval: PositiveSeconds = timedelta(seconds=60)
     """Seconds between two signatures of `node_key`, while there are new events. What was recorded since the last one is not covered yet."""
 
+    flood_threshold: int = Field(default=20, ge=1)
+    """How many failures of one address (of IPv6: one /64) and kind are recorded one by one in each `flood_window`, by each worker. The rest are one event
+    `failures_summed` with their number. Lock-outs count them all."""
+
+    flood_window: PositiveSeconds = timedelta(seconds=60)
+    """Seconds after which failures are summed up, and counted anew."""
+
 
 class LogSection(Section):
     """The server's own log, on stderr."""

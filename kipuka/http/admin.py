@@ -26,6 +26,7 @@ from kipuka.api import (
 )
 from kipuka.api.errors import RequestError
 from kipuka.audit.gate import AuditGate
+from kipuka.audit.sums import Failures
 from kipuka.http.door import Visit, authorization_of, check_body, path_of, refuse_cross_site, require_media_type
 from kipuka.http.responses import STATUS, no_content
 from kipuka.store.context import audit_context
@@ -46,10 +47,13 @@ class MountedRoute:
 class AdminResources:
     """Serves the mounted routes to authenticated administrators."""
 
-    def __init__(self, *, administrators: Administrators, store: Store, audit_gate: AuditGate) -> None:
+    def __init__(
+        self, *, administrators: Administrators, store: Store, audit_gate: AuditGate, failures: Failures
+    ) -> None:
         self._administrators = administrators
         self._store = store
         self._audit_gate = audit_gate
+        self._failures = failures
 
     async def serve(self, request: Request, visit: Visit, mounted: MountedRoute, path: Mapping[str, str]) -> Response:
         """Authenticate, validate, call the handler, render; each access is audited before it is answered."""
@@ -97,7 +101,7 @@ class AdminResources:
                     reason=error.reason,
                     refused=refused,
                 )
-                await self._store.audit(event)
+                await self._failures.record(event)
                 error.audited = True
                 raise error
 

@@ -99,7 +99,9 @@ def _mount_est(app: Quart, runtime: Runtime) -> None:
 
 
 def _mount_admin(app: Quart, runtime: Runtime, administrators: Administrators) -> None:
-    resources = AdminResources(administrators=administrators, store=runtime.store, audit_gate=runtime.audit_gate)
+    resources = AdminResources(
+        administrators=administrators, store=runtime.store, audit_gate=runtime.audit_gate, failures=runtime.failures
+    )
     host = [MountedRoute(route=route, opened=runtime.store, services=runtime.host_services) for route in host_routes()]
     host += [
         MountedRoute(route=route, opened=runtime.revocations, services=runtime.host_services)
@@ -150,7 +152,7 @@ class _Failures:
     """How errors leave: logged, audited, and answered by the one table."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._store = runtime.store
+        self._failures = runtime.failures
 
     async def kipuka_error(self, error: KipukaError) -> Response:
         if not isinstance(error, RequestError | BackendError):
@@ -190,7 +192,7 @@ class _Failures:
             else RequestRejected(method=request.method, path=path, status=answer.status, reason=answer.reason)
         )
         try:
-            await self._store.audit(event)
+            await self._failures.record(event)
         except BackendError as error:
             log.error("event_not_recorded", event_name=event.name, reason=error.reason)
 
@@ -276,6 +278,7 @@ async def serve_generations(
             hasten=hasten,
         )
         await generations.current.runtime.enrolment.drain()
+        await generations.current.runtime.failures.sum_up()
 
 
 def _listeners(runtime: Runtime) -> list[Listener]:

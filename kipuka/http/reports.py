@@ -1,7 +1,7 @@
 """What happens below HTTP and may happen very often, told to log and audit log in a bounded number of lines.
 
 In the room: failed handshakes, and addresses that came up against a limit. Not in the room: the limits themselves, and what a
-request causes.
+request causes (`kipuka.audit.sums`, where the count is too).
 
 Whoever can open connections could otherwise fill the audit log, and the disk under it, without ever proving anything. So of
 failed handshakes the first few of an address and reason are told one by one, and the rest of each minute in one event
@@ -11,66 +11,24 @@ with their number; limits are always told so. Where too many addresses take part
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import structlog
 
 from kipuka.api.events import AuditEvent, HandshakeFailed, LimitReached
+from kipuka.audit.sums import MOST_SUMS, Tally
 from kipuka.http.tls import HandshakeFailure
 from kipuka.store.context import AuditContext, audit_context
 from kipuka.store.lockouts import normal_address
 
-__all__ = ["Reports", "Sum", "Tally", "open_reports"]
-
-K = TypeVar("K", bound=Hashable)
+__all__ = ["Reports", "open_reports"]
 
 INTERVAL = 60.0  # seconds
 ONE_BY_ONE = 5
 """How many failed handshakes of one address, listener and reason are told one by one in each interval."""
-MOST_SUMS = 200
-"""How many different sums an interval may have. What does not fit is summed over all addresses."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Sum(Generic[K]):
-    """How often `what` happened to `address`; None: to addresses that are not told one by one."""
-
-    what: K
-    address: str | None
-    count: int
-
-
-class Tally(Generic[K]):
-    """Counts of an interval. The first `one_by_one` of each are for the caller to tell; `take` has the rest."""
-
-    def __init__(self, *, one_by_one: int, most: int) -> None:
-        self._one_by_one = one_by_one
-        self._most = most
-        self._counts: dict[tuple[K, str | None], int] = {}
-
-    def count(self, what: K, address: str) -> int:
-        """Count one; the how-manieth of its kind it is, or 0 when its address is counted together with others."""
-        key = (what, address)
-        if key not in self._counts and len(self._counts) >= self._most:
-            rest = (what, None)
-            self._counts[rest] = self._counts.get(rest, 0) + 1
-            return 0
-        self._counts[key] = self._counts.get(key, 0) + 1
-        return self._counts[key]
-
-    def take(self) -> Sequence[Sum[K]]:
-        """What was not told one by one, and begin anew."""
-        counts, self._counts = self._counts, {}
-        untold = [
-            Sum(what, address, number - (0 if address is None else self._one_by_one))
-            for (what, address), number in counts.items()
-        ]
-        return [sum_ for sum_ in untold if sum_.count > 0]
 
 
 class Reports:

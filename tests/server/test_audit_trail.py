@@ -73,3 +73,39 @@ def test_events_are_pruned_beside_a_server_under_way(server):
     assert report["chains"][0]["first"] > 20
     wait_until(lambda: quiet(server), what="a sink that has everything")
     assert verified(server, "--file", str(server.deployment.audit_file), "--against-database")["intact"]
+
+
+def test_a_flood_of_failures_is_few_events_and_every_one_is_counted(kipuka_servers):
+    """RULES C4, I1: the lock-out comes as ever; in the log the flood is a handful of events, whose numbers add up."""
+    server = kipuka_servers(
+        {
+            "server": {"workers": 1, "max_requests_per_minute_per_address": 0},
+            "otp": {"max_failures": 5},
+            "audit": {"flood_threshold": 4, "flood_window": 3600},
+        }
+    )
+    device = server.enrol("good")
+    flood = 60
+    client = server.client()
+    statuses = [client.enroll(make_csr(), token="a wrong one").status for _ in range(flood)]
+    assert statuses[:5] == [401] * 5
+    assert set(statuses[6:]) == {429}
+    for number in range(30):
+        assert client.request("GET", f"/nothing/{number}").status == 404
+    assert server.client(device).reenroll(make_csr(device.subject)).status == 200, "nobody else waits"
+    server.stop()
+    single = server.audit("authentication_failed")
+    assert {kind: len([one for one in single if one["data"]["kind"] == kind]) for kind in ("wrong", "locked")} == {
+        "wrong": 4,
+        "locked": 4,
+    }
+    assert len(server.audit("locked_out")) == 1
+    sums = {(one["data"]["event"], one["data"]["kind"]): one["data"] for one in server.audit("failures_summed")}
+    assert (
+        len(single) + sum(data["count"] for (name, _), data in sums.items() if name == "authentication_failed") == flood
+    )
+    assert len(server.audit("request_rejected")) == 4
+    assert sums["request_rejected", "unknown_resource"]["count"] == 26
+    assert all(data["first"] <= data["last"] for data in sums.values())
+    assert server.audit()[-2]["event"] == "server_stopped", "the sums come before it"
+    assert len(server.audit("certificate_issued")) == 2 + 1, "the server's own, and two of the device"

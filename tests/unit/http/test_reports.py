@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kipuka.api import AuditEvent, HandshakeFailed, LimitReached
-from kipuka.http.reports import MOST_SUMS, ONE_BY_ONE, Reports, open_reports
+from kipuka.audit.sums import MOST_SUMS
+from kipuka.http.reports import ONE_BY_ONE, Reports, open_reports
 from kipuka.http.tls import HandshakeFailure
 from kipuka.store.context import audit_context
 
