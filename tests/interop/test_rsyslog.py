@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -50,6 +51,13 @@ class Rsyslog:
             self._process.wait(20)
             self._process = None
             (self.folder / "rsyslog.pid").unlink(missing_ok=True)
+
+    def kill(self):
+        """As a crash: what it has in memory is gone."""
+        self._process.kill()
+        self._process.wait(20)
+        self._process = None
+        (self.folder / "rsyslog.pid").unlink(missing_ok=True)
 
     def events(self, way):
         file = self.folder / f"{way}.jsonl"
@@ -109,3 +117,29 @@ def test_after_an_outage_of_the_collector_nothing_is_missing(server, rsyslog):
         assert got[: got.index(last) + 1] == list(range(1, last + 1))
         copy = rsyslog.folder / f"{way}.jsonl"
         assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(copy)).stdout
+
+
+def test_a_collector_that_is_killed_under_load_has_everything_in_order_when_it_is_back(server, rsyslog):
+    """DESIGN guarantee 7: however long it is away; the server goes on meanwhile, and says what is behind."""
+    server.enrol("before the kill")
+
+    def state():
+        return {row["id"]: row for row in json.loads(server.deployment.kipuka("audit", "sinks", "--json").stdout)}
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        enrolments = [pool.submit(server.enrol, f"through-the-kill-{number}") for number in range(30)]
+        wait_until(lambda: sum(one.done() for one in enrolments) >= 5, what="some enrolments")
+        rsyslog.kill()
+        for one in enrolments:
+            one.result()
+    wait_until(lambda: state()["tcp"]["failing_since"] is not None, timeout=30, what="the failure")
+    assert state()["tcp"]["behind"] > 0
+    assert state()["file"]["failing_since"] is None
+    last = server.last_sequence
+    rsyslog.start()
+    wait_until(lambda: last in {event["sequence"] for event in rsyslog.events("tcp")}, timeout=60, what="tcp.jsonl")
+    got = list(dict.fromkeys(event["sequence"] for event in rsyslog.events("tcp")))
+    assert got[: got.index(last) + 1] == list(range(1, last + 1))
+    wait_until(lambda: state()["tcp"]["failing_since"] is None, what="the end of the failure")
+    copy = rsyslog.folder / "tcp.jsonl"
+    assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(copy), "--against-database").stdout
