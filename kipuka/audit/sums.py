@@ -11,6 +11,7 @@ counts take a bounded place in memory, and their events on disk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -95,17 +96,22 @@ class Tally(Generic[K]):
 
 @asynccontextmanager
 async def summing(sum_up: Callable[[], Awaitable[None]], *, interval: float = INTERVAL) -> AsyncGenerator[None, None]:
-    """Call `sum_up`, which raises nothing, in each interval and at the end of the block."""
+    """Call `sum_up`, which raises nothing, in each interval and at the end of the block: never twice at once."""
+    ended = asyncio.Event()
 
     async def every_interval() -> None:
         while True:
-            await asyncio.sleep(interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await ended.wait()
+            if ended.is_set():
+                return
             await sum_up()
 
     summing_up = asyncio.create_task(every_interval(), name="kipuka-sums")
     try:
         yield
     finally:
-        summing_up.cancel()
+        ended.set()  # it is not cancelled: what it is telling would be lost where that fails
         await asyncio.gather(summing_up, return_exceptions=True)
         await sum_up()

@@ -146,3 +146,18 @@ async def test_the_clockwork_sums_up_at_the_end_of_a_block_that_fails():
         async with summing(sum_up):
             raise RuntimeError("out")
     assert times == 1
+
+
+async def test_a_sum_that_is_being_told_at_the_end_of_the_block_is_told_to_its_end():
+    began, go_on, steps = asyncio.Event(), asyncio.Event(), []
+
+    async def sum_up() -> None:
+        began.set()
+        await go_on.wait()
+        steps.append("told")
+
+    async with asyncio.timeout(10):
+        async with summing(sum_up, interval=0.001):
+            await began.wait()
+            asyncio.get_running_loop().call_later(0.01, go_on.set)
+        assert steps == ["told", "told"]
