@@ -180,7 +180,9 @@ class Store:
             return MalformedRequest("a value has characters that cannot be stored", reason="invalid_value")
         if not self._dialect.is_away(error):
             return error
-        unavailable = BackendUnavailable("the server's store is not available", reason="store_unavailable")
+        unavailable = BackendUnavailable(
+            "the server's store is not available", retry_after=timedelta(seconds=5), reason="store_unavailable"
+        )
         unavailable.__cause__ = error
         return unavailable
 

@@ -35,7 +35,8 @@ PAUSE = 0.05
 INVALID = (401, "invalid OTP token", None)
 BUSY = {
     (503, "the OTP token is in use by another request", "1"),
-    (503, "the server's store is not available", "30"),
+    (503, "the server's store is not available", "5"),
+    (503, "the server's store is too slow", "5"),
     (503, "the server is too busy", "5"),
     (503, "the server is stopping", "5"),
     (503, "the server is stopping", "30"),

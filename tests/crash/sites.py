@@ -116,5 +116,5 @@ SITES: Mapping[str, Callable[..., Site]] = {"SQLite": sqlite}
 KILLS: Mapping[str, Sequence[str]] = {"SQLite": ("a worker", "the server")}
 """What each kind of site can have killed, known before one is built: a test is made of each."""
 
-REPLAY_WINDOWS: Sequence[int] = (0,)
+REPLAY_WINDOWS: Sequence[int] = (0, 600)
 """The `[est] replay_window` that each run of kills is made with, in seconds. 0 is what a server has where nothing is written."""

@@ -358,7 +358,7 @@ def test_within_the_replay_window_an_answer_that_was_lost_is_a_finding(good, tmp
     run = good.copy(tmp_path / "window")
     file, number, record, _, enrolment, _ = of_clients(run, lambda among: among[0])
     for kill_file, kill_number, kill in run.records("kill"):
-        run.rewrite(kill_file, kill_number, kill | {"ended": record["at"]} | {"began": 0})
+        run.rewrite(kill_file, kill_number, kill | {"began": 0, "ended": max(kill["ended"], record["at"])})
     run.rewrite(file, number, record | {"status": None, "certificate": None})
     assert run.findings() == []
     places = [finding.place for finding in run.findings(replay_window=600) if finding.rule == "lost"]
