@@ -174,7 +174,9 @@ def spoilt(draw):
             except (KeyError, IndexError, TypeError):
                 break
         else:
-            if isinstance(here, dict | list) and (isinstance(here, dict) or path[-1] < len(here)):
+            # The first replacement may have put a list where the second looks for a table.
+            in_list = isinstance(here, list) and isinstance(path[-1], int) and path[-1] < len(here)
+            if isinstance(here, dict) or in_list:
                 if draw(st.booleans()):
                     here[path[-1]] = draw(values)
                 elif isinstance(here, dict):
