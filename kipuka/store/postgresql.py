@@ -132,6 +132,8 @@ class PostgreSQL:
             except errors.UndefinedTable as error:
                 msg = f"{self.name} has not the tables that this version needs: run `kipuka db upgrade`"
                 raise SchemaError(msg) from error
+            # Before the connection is closed: its end may take a moment, and the workers want the lock at once.
+            connection.execute("SELECT pg_advisory_unlock(%s)", (key,))
 
     # --- engines ---
 
