@@ -241,14 +241,14 @@ class AuthenticationFailed(AuditEvent):
 class FailuresSummed(AuditEvent):
     """Further failures of one address within `[audit] flood_window`, of which the first were told one by one: `count` of the event `event`.
 
-    `method` and `kind` are those of an `authentication_failed`; of another event `kind` is its reason. Without an address: of many.
+    `method` is that of an `authentication_failed`; `reason` is the event's. Without an address: of many.
     """
 
     name: ClassVar[str] = "failures_summed"
     outcome: ClassVar[Outcome] = "failure"
     event: str
     method: str | None
-    kind: str
+    reason: str
     count: int
     first: str
     last: str

@@ -3,8 +3,8 @@
 In the room: counting by kind and address within an interval, and the failures that requests cause. Not in the room: what fails below HTTP
 (`kipuka.http.reports`, by the same count), and lock-outs, which count every failure (`kipuka.store.lockouts`).
 
-Whoever can connect could otherwise fill the audit log, and the disk under it, and make every enrolment wait for the writes. So of a kind
-of failure of one address the first are told one by one, and the rest of the interval in one event with their number. What succeeds
+Whoever can connect could otherwise fill the audit log, and the disk under it, and make every enrolment wait for the writes. So of failures
+of one address and reason the first are told one by one, and the rest of the interval in one event with their number. What succeeds
 or changes anything is never summed up. A process that is killed takes the sums of its interval with it.
 """
 
@@ -125,12 +125,14 @@ class Failures:
                 return
 
     async def _tell(self, one: Sum[tuple[str, str | None, str]]) -> None:
-        name, method, kind = one.what
+        name, method, reason = one.what
         first, last = one.first or self._store.clock(), one.last or self._store.clock()
         event = FailuresSummed(
-            event=name, method=method, kind=kind, count=one.count, first=timestamp(first), last=timestamp(last)
+            event=name, method=method, reason=reason, count=one.count, first=timestamp(first), last=timestamp(last)
         )
-        log.warning("failures_summed", event_name=name, method=method, kind=kind, client=one.address, count=one.count)
+        log.warning(
+            "failures_summed", event_name=name, method=method, reason=reason, client=one.address, count=one.count
+        )
         before = audit_context.set(AuditContext(client_address=one.address or None))
         try:
             await self._store.audit(event)
@@ -139,10 +141,9 @@ class Failures:
 
 
 def _kind(failure: Failure) -> tuple[str, str | None, str]:
-    """What is counted together: the event, the method of proof, and why."""
-    if isinstance(failure, AuthenticationFailed):
-        return failure.name, failure.method, failure.kind
-    return failure.name, None, failure.reason
+    """What is counted together: the event, the method of proof, and the reason, which is one of a few words."""
+    method = failure.method if isinstance(failure, AuthenticationFailed) else None
+    return failure.name, method, failure.reason
 
 
 def _audit_all(tx: Tx, *, events: Sequence[AuditEvent]) -> None:

@@ -476,7 +476,7 @@ class AuditSection(Section):
     """Seconds between two signatures of `node_key`, while there are new events. What was recorded since the last one is not covered yet."""
 
     flood_threshold: int = Field(default=20, ge=1)
-    """How many failures of one address (of IPv6: one /64) and kind are recorded one by one in each `flood_window`, by each worker. The rest are one event
+    """How many failures of one address (of IPv6: one /64) and reason are recorded one by one in each `flood_window`, by each worker. The rest are one event
     `failures_summed` with their number. Lock-outs count them all."""
 
     flood_window: PositiveSeconds = timedelta(seconds=60)

@@ -100,7 +100,7 @@ def test_a_flood_of_failures_is_few_events_and_every_one_is_counted(kipuka_serve
         "locked": 4,
     }
     assert len(server.audit("locked_out")) == 1
-    sums = {(one["data"]["event"], one["data"]["kind"]): one["data"] for one in server.audit("failures_summed")}
+    sums = {(one["data"]["event"], one["data"]["reason"]): one["data"] for one in server.audit("failures_summed")}
     assert (
         len(single) + sum(data["count"] for (name, _), data in sums.items() if name == "authentication_failed") == flood
     )

@@ -17,11 +17,11 @@ from kipuka.store.context import AuditContext, audit_context
 THRESHOLD = 3
 
 
-def wrong(kind="wrong", method="otp"):
+def wrong(reason="unknown_token", method="otp"):
     return AuthenticationFailed(
         method=method,
-        kind=kind,
-        reason="unknown_token",
+        kind="wrong",
+        reason=reason,
         subject_name="ws42",
         operation="simpleenroll",
         label=None,
@@ -44,7 +44,7 @@ async def recorded(store):
 
 async def sums(store):
     return [
-        (one.client_address, one.data["event"], one.data["method"], one.data["kind"], one.data["count"])
+        (one.client_address, one.data["event"], one.data["method"], one.data["reason"], one.data["count"])
         for one in await recorded(store)
         if one.event == "failures_summed"
     ]
@@ -65,26 +65,26 @@ async def test_the_first_failures_are_told_one_by_one_and_the_rest_in_one_event(
     assert event.data == {
         "event": "authentication_failed",
         "method": "otp",
-        "kind": "wrong",
+        "reason": "unknown_token",
         "count": 6,
         "first": timestamp(first),
         "last": timestamp(last),
     }
 
 
-async def test_each_address_method_and_kind_has_a_sum_of_its_own_and_each_window_begins_anew(store):
+async def test_each_address_method_and_reason_has_a_sum_of_its_own_and_each_window_begins_anew(store):
     failures = Failures(store, threshold=THRESHOLD)
     rejected = RequestRejected(method="GET", path="/x", status=404, reason="unknown_resource")
     for _ in range(2):
-        await fail(failures, wrong(), wrong("locked"), wrong(method="gssapi"), rejected, times=THRESHOLD + 1)
+        await fail(failures, wrong(), wrong("locked_out"), wrong(method="gssapi"), rejected, times=THRESHOLD + 1)
         await fail(failures, wrong(), address="192.0.2.2", times=THRESHOLD)
         await failures.sum_up()
     found = await sums(store)
     assert sorted(found, key=str) == sorted(
         [
-            ("192.0.2.1", "authentication_failed", "otp", "wrong", 1),
-            ("192.0.2.1", "authentication_failed", "otp", "locked", 1),
-            ("192.0.2.1", "authentication_failed", "gssapi", "wrong", 1),
+            ("192.0.2.1", "authentication_failed", "otp", "unknown_token", 1),
+            ("192.0.2.1", "authentication_failed", "otp", "locked_out", 1),
+            ("192.0.2.1", "authentication_failed", "gssapi", "unknown_token", 1),
             ("192.0.2.1", "request_rejected", None, "unknown_resource", 1),
         ]
         * 2,
@@ -110,7 +110,7 @@ async def test_a_flood_from_very_many_addresses_is_bounded_and_exact(store):
     one_by_one = [one for one in await recorded(store) if one.event == "authentication_failed"]
     assert len(one_by_one) == MOST_SUMS
     assert len(found) == MOST_SUMS + 1
-    assert (None, "authentication_failed", "otp", "wrong", 150) in found
+    assert (None, "authentication_failed", "otp", "unknown_token", 150) in found
     assert len(one_by_one) + sum(one[-1] for one in found) == 3 * many
 
 
