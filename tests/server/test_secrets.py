@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kipuka.testing.client import basic
@@ -76,8 +77,10 @@ def test_no_secret_is_left_anywhere(kipuka_servers):
     for path in (deployment.directory / "otp.key", *deployment.directory.rglob("*.key")):
         content = path.read_bytes()
         if content.startswith(b"-----"):
-            numbers = load_pem_private_key(content, None).private_numbers()
-            search.add(path.name, numbers.private_value.to_bytes(32, "big"))
+            key = load_pem_private_key(content, None)
+            signs_the_log = isinstance(key, Ed25519PrivateKey)
+            raw = key.private_bytes_raw() if signs_the_log else key.private_numbers().private_value.to_bytes(32, "big")
+            search.add(path.name, raw)
             search.add(f"{path.name} as PEM", content.splitlines()[1])
         else:
             search.add(path.name, content)
@@ -123,7 +126,7 @@ def test_no_secret_is_left_anywhere(kipuka_servers):
     server.stop()
     places |= {"standard output": server.stdout.encode(), "standard error": server.stderr.encode()}
     for path in deployment.directory.glob("*"):
-        if path.is_file() and path.name not in {"otp.key", "admin.token"}:
+        if path.is_file() and path.name not in {"otp.key", "audit.key", "admin.token"}:
             places[path.name] = path.read_bytes()
     for number, answer in enumerate(answers):
         places[f"answer {number}"] = answer.head + answer.body
