@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 PART = 2000
 """How many events are looked at in one reading."""
 
+_FIRST_EVENT = 0.2
+"""Seconds between looks for the first event of a chain that has none that is signed. A new node's is signed as soon as it begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
@@ -105,11 +108,26 @@ class HeadSigner:
     async def _repeat(self) -> None:
         while not self._stopped.is_set():
             await self._try()
+            pause = self._interval if await self._has_begun() else min(self._interval, _FIRST_EVENT)
             try:
-                async with asyncio.timeout(self._interval):
+                async with asyncio.timeout(pause):
                     await self._stopped.wait()
             except TimeoutError:
                 continue
+
+    async def _has_begun(self) -> bool:
+        """Whether a head was ever signed. Till then an auditor could not tell a new node's chain from a forged one."""
+        if self._last is not None or self._told is not None:
+            return True
+        node = self._store.node
+        try:
+            return await self._store.read(
+                lambda tx: (
+                    events.newest(tx, node, event=AuditHeadSigned.name) is not None or events.stub(tx, node) is not None
+                )
+            )
+        except BackendError:
+            return True
 
     async def _try(self) -> None:
         try:

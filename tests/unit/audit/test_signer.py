@@ -161,6 +161,18 @@ async def until(store, count):
             await asyncio.sleep(0.005)
 
 
+async def test_the_chain_of_a_new_node_is_signed_as_soon_as_it_begins(store, key):
+    """Else whoever verifies in the first minute finds a chain that nobody has signed."""
+    trusted = TrustedKeys([key.public])
+    async with open_signer(store, key, trusted=trusted, interval=timedelta(hours=1), begin=True):
+        await asyncio.sleep(0.05)
+        assert await names(store) == []
+        await record(store)
+        await until(store, 1)
+        await record(store)
+    assert (await names(store)).count("audit_head_signed") == 2
+
+
 async def test_without_a_key_nothing_is_signed(store):
     async with open_signer(store, None, trusted=TrustedKeys(), interval=timedelta(hours=1), begin=True) as none:
         assert none is None
