@@ -412,4 +412,5 @@ async def test_after_a_reload_http2_connections_end_with_what_they_began(kipuka_
         await peer.rest()
         assert peer.goaway == ErrorCodes.NO_ERROR
         assert peer.peer.closed_cleanly
+        await peer.peer.close()
     assert await asyncio.to_thread(served_serial, server) == serial

@@ -174,9 +174,9 @@ def spoilt(draw):
             except (KeyError, IndexError, TypeError):
                 break
         else:
-            # The first replacement may have put a list where the second looks for a table.
-            in_list = isinstance(here, list) and isinstance(path[-1], int) and path[-1] < len(here)
-            if isinstance(here, dict) or in_list:
+            if isinstance(here, dict | list) and (
+                isinstance(here, dict) or (isinstance(path[-1], int) and path[-1] < len(here))
+            ):
                 if draw(st.booleans()):
                     here[path[-1]] = draw(values)
                 elif isinstance(here, dict):
@@ -189,7 +189,7 @@ def settle(document):
     read = Document(file=Path("/kipuka.toml"), sha256="", values=document, overrides={}, problems=())
     host, problems = read_host(read)
     raw = RawConfig(document=read, problems=tuple(problems), host=host)
-    assert raw.used_names() == raw.uses().keys()
+    assert raw.uses().keys().isdisjoint(raw.disabled)
     try:
         settled = raw.settle(**KINDS, installed=INSTALLED)
     except ConfigError as error:
