@@ -44,7 +44,7 @@ from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.failures import Failures
 from kipuka.store import certificates
-from kipuka.store.database import Store
+from kipuka.store.database import Store, is_of_store
 from kipuka.x509.path import AnchorSet, PathVerdict, check_path, check_validity
 
 __all__ = [
@@ -230,11 +230,16 @@ class Authentication:
         return Denial(method=name, denied=denied)
 
     async def _guarded(self, name: str, call: Awaitable[T]) -> T | Denied:
-        """One plugin under a time-out; what it raises is its own trouble and a busy denial, never the server's."""
+        """One plugin under a time-out; what it raises is its own trouble and a busy denial, never the server's.
+
+        Raises what the store refuses with: no other method could do without it, and to audit a denial would wait for it in turn.
+        """
         try:
             async with asyncio.timeout(self._timeout):
                 return await call
         except BackendError as error:
+            if is_of_store(error):
+                raise
             log.warning("authenticator_unavailable", method=name, reason=error.reason)
             return busy(error.retry_after, "backend_unavailable")
         except TimeoutError:

@@ -62,7 +62,7 @@ from kipuka.est.wire import decode_request
 from kipuka.store import certificates, enrolments, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
-from kipuka.store.database import Store, is_of_store
+from kipuka.store.database import Store, is_of_store, is_unknown
 from kipuka.x509.issued import mismatch
 from kipuka.x509.keys import check_key, spki_sha256
 from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
@@ -291,16 +291,26 @@ class Enrolment:
         remote = attempt.request.service.remote
         if claim is None and not remote:
             return None
-        held = await self._store.write(
-            partial(
-                _reserve,
-                row=self._row(attempt),
-                spender=self._spenders.get(claim.plugin) if claim else None,
-                hold=claim is not None,
-                window=attempt.request.service.replay_window,
-                events=tuple(attempt.opening),
+        spender = self._spenders.get(claim.plugin) if claim else None
+        try:
+            held = await self._store.write(
+                partial(
+                    _reserve,
+                    row=self._row(attempt),
+                    spender=spender,
+                    hold=claim is not None,
+                    window=attempt.request.service.replay_window,
+                    events=tuple(attempt.opening),
+                )
             )
-        )
+        except BackendUnavailable as error:
+            if claim is not None and is_unknown(error):
+                event = EnrolmentFailed(
+                    enrolment=attempt.id, ca=attempt.request.service.ca, reason=error.reason, detail=error.detail
+                )
+                # The use may be held all the same: it comes back as in `_give_back`.
+                self._store.write_later(partial(_settle_if_held, id=attempt.id, spender=spender, event=event))
+            raise
         match held:
             case Denied():
                 attempt.identity = attempt.claim = attempt.challenge = attempt.digest = None
@@ -872,6 +882,18 @@ def _settle(
     if id is not None:
         enrolments.settle(tx, id, state=state, reason=reason, spender=spender)
     _audit_all(tx, events=events)
+
+
+def _settle_if_held(
+    tx: Tx,
+    *,
+    id: str,  # noqa: A002 - the column's name
+    spender: SpendsOnIssue | None,
+    event: EnrolmentFailed,
+) -> None:
+    """End a reservation of which nobody knows whether it was committed; where it was not, nothing is told of it."""
+    if enrolments.settle(tx, id, state="failed", reason=event.reason, spender=spender):
+        tx.audit(event)
 
 
 def _key_objection(tx: ReadTx, *, spki: str, holder: str, unique: bool) -> KeyRefused | None:

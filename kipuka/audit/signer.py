@@ -35,9 +35,9 @@ log = structlog.get_logger(__name__)
 
 PART = 2000
 """How many events are looked at in one reading."""
-
-_FIRST_EVENT = 0.2
-"""Seconds between looks for the first event of a chain that has none that is signed. A new node's is signed as soon as it begins."""
+_FIRST = timedelta(seconds=0.2)
+"""How often it is tried until the first time that there is a chain, and a store that takes a signature: the first events of a node do not
+wait for a whole interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,14 @@ class HeadSigner:
         self._key = key
         self._trusted = trusted
         self._interval = interval.total_seconds()
+        self._has_chain = self._begun = False
         self._last: SignedHead | None = None  # the last one this process knows of
         self._told: _Broken | None = None
         self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Sign now, and whenever the interval has passed and there are new events."""
+        """Sign now, or as soon as there is something, and whenever the interval has passed and there are new events."""
         self._stopped.clear()
         self._task = asyncio.create_task(self._repeat(), name="kipuka-audit-heads")
 
@@ -108,34 +109,22 @@ class HeadSigner:
     async def _repeat(self) -> None:
         while not self._stopped.is_set():
             await self._try()
-            pause = self._interval if await self._has_begun() else min(self._interval, _FIRST_EVENT)
+            pause = self._interval if self._begun else min(self._interval, _FIRST.total_seconds())
             try:
                 async with asyncio.timeout(pause):
                     await self._stopped.wait()
             except TimeoutError:
                 continue
 
-    async def _has_begun(self) -> bool:
-        """Whether a head was ever signed. Till then an auditor could not tell a new node's chain from a forged one."""
-        if self._last is not None or self._told is not None:
-            return True
-        node = self._store.node
-        try:
-            return await self._store.read(
-                lambda tx: (
-                    events.newest(tx, node, event=AuditHeadSigned.name) is not None or events.stub(tx, node) is not None
-                )
-            )
-        except BackendError:
-            return True
-
     async def _try(self) -> None:
         try:
             await self.sign()
+            self._begun = self._has_chain
         except BackendError as error:
             log.warning("audit_head_not_signed", reason=error.reason)
         except Exception:
             log.exception("audit_head_not_signed")
+            self._begun = True
 
     async def _look(self) -> ChainHead | _Broken | None:
         """The head to sign: every event up to it has been held against the one before it, from the last signed head on."""
@@ -164,6 +153,7 @@ class HeadSigner:
         head = next((one for one in events.heads(tx) if one.node == node), None)
         if head is None:
             return None if self._last is None else _Broken(self._last.sequence, "the chain was removed")
+        self._has_chain = True
         start = self._last_signed(tx)
         if isinstance(start, _Broken):
             return start

@@ -27,7 +27,7 @@ from kipuka.store.events import Seal
 from kipuka.store.revisions import disagreements
 from kipuka.store.writer import Answer, ReadTransaction, Writer
 
-__all__ = ["Store", "hold_node", "is_of_store", "open_store"]
+__all__ = ["Store", "hold_node", "is_of_store", "is_unknown", "open_store"]
 
 T = TypeVar("T")
 
@@ -289,6 +289,14 @@ def _nothing(_tx: Tx) -> None:
 def is_of_store(error: BaseException) -> bool:
     """Whether it says that the store itself takes nothing now, so that to write down the error would fail or wait in turn."""
     return isinstance(error, BackendUnavailable) and error.reason in _OF_STORE
+
+
+def is_unknown(error: BaseException) -> bool:
+    """Whether what was to be written may have been written all the same: its COMMIT was not answered and cannot be looked up yet.
+
+    What is written next finds out: this writer's transactions come after that one, or it never happens.
+    """
+    return isinstance(error, BackendUnavailable) and error.reason == "store_outcome_unknown"
 
 
 def _no_database() -> SchemaError:

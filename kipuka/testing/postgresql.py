@@ -17,13 +17,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from kipuka.testing.server import free_port, wait_until
+from kipuka.testing.server import free_port, lives, wait_until
 
 __all__ = ["Database", "PostgreSQLServer", "find_programs"]
 
@@ -80,9 +80,19 @@ class Database:
 
 
 class PostgreSQLServer:
-    """A cluster in a folder of its own. A context manager: made and started, stopped and removed."""
+    """A cluster in a folder of its own. A context manager: made and started, stopped and removed.
 
-    def __init__(self, *, settings: dict[str, str] | None = None) -> None:
+    The folder is made in `parent`, else where the system has its temporary files; PostgreSQL's user must be let in there. `environ` is laid over
+    the environment of the server.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: dict[str, str] | None = None,
+        parent: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         programs = find_programs()
         if programs is None:
             msg = "there is no PostgreSQL on this machine; as root run: apt install postgresql"
@@ -90,7 +100,8 @@ class PostgreSQLServer:
         self._programs = programs
         self._settings = settings or {}
         self._user = _unprivileged()
-        self._folder = Path(tempfile.mkdtemp(prefix="kipuka-pg-"))
+        self._environ = dict(environ or {})
+        self._folder = Path(tempfile.mkdtemp(prefix="kipuka-pg-", dir=parent))
         self._process: subprocess.Popen[Any] | None = None
         self._databases = 0
         self.port = free_port()
@@ -137,6 +148,7 @@ class PostgreSQLServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=os.environ | self._environ,
                 start_new_session=True,
                 **self._as_user(),
             )
@@ -155,6 +167,16 @@ class PostgreSQLServer:
         """Stop at once, without a checkpoint: as after a crash, the next start recovers (an "immediate" stop)."""
         self._end(signal.SIGQUIT)
 
+    def destroy(self) -> None:
+        """SIGKILL to every process of it."""
+        process = self._running()
+        os.kill(process.pid, signal.SIGSTOP)  # first, so that it starts no more
+        others = _children(process.pid)
+        for pid in (process.pid, *others):
+            os.kill(pid, signal.SIGKILL)
+        process.wait(_STOP_TIMEOUT)
+        wait_until(lambda: not any(map(lives, others)), what="the end of PostgreSQL's processes")
+
     @contextmanager
     def frozen(self) -> Generator[None]:
         """Every process stopped by SIGSTOP for the block: connections stand, and nobody answers."""
@@ -168,6 +190,12 @@ class PostgreSQLServer:
         finally:
             for pid in (*others, process.pid):
                 os.kill(pid, signal.SIGCONT)
+
+    def configure(self, settings: Mapping[str, str | None]) -> None:
+        """Change settings while it runs (ALTER SYSTEM, and a reload); None takes one back."""
+        for name, value in settings.items():
+            self._maintain(f"ALTER SYSTEM RESET {name}" if value is None else f"ALTER SYSTEM SET {name} = '{value}'")
+        self._maintain("SELECT pg_reload_conf()")
 
     def create_database(self, *, template: str | None = None) -> Database:
         """A new database, as a copy of another where one is named."""

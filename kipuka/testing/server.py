@@ -30,7 +30,7 @@ from kipuka.testing.client import ESTClient, Response, TLSVersion, bearer
 from kipuka.testing.pki import Credential, KeyKind, PrivateKey, make_csr
 from kipuka.testing.toml import dumps, merged
 
-__all__ = ["CommandFailed", "Deployment", "RunningServer", "ServerDied", "Token", "free_port", "wait_until"]
+__all__ = ["CommandFailed", "Deployment", "RunningServer", "ServerDied", "Token", "free_port", "lives", "wait_until"]
 
 T = TypeVar("T")
 
@@ -228,7 +228,7 @@ def _text_of(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """Whether the process has not ended; one that has ended may still wait for its parent to notice."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
@@ -330,7 +330,7 @@ class RunningServer:
         workers = self.workers()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_TIMEOUT)
-        wait_until(lambda: not any(map(_lives, workers)), what="the workers' end")  # until then they hold the node
+        wait_until(lambda: not any(map(lives, workers)), what="the workers' end")  # until then they hold the node
 
     def reload(self) -> None:
         """SIGHUP: have the configuration read again. What comes of it is in log and audit."""

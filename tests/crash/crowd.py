@@ -146,11 +146,11 @@ class Crowd:
             assert not thread.is_alive(), thread.name
         self._require_no_failure()
 
-    def kill(self, what: str, act) -> None:
+    def kill(self, what: str, act, *, of_database: bool = False) -> None:
         """Have something killed, write down when, and have it started again where it does not do so itself."""
         began = time.monotonic_ns()
         start = act()
-        self.log.write("kill", what=what, began=began, ended=time.monotonic_ns())
+        self.log.write("kill", what=what, began=began, ended=time.monotonic_ns(), of_database=of_database)
         if start is not None:
             start()
 

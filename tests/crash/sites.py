@@ -8,27 +8,49 @@ A kind that is added here is tried by every crash test: it names what can be kil
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from kipuka.testing.client import ESTClient
 from kipuka.testing.pki import Credential
+from kipuka.testing.postgresql import PostgreSQLServer
 from kipuka.testing.server import RunningServer, Token, wait_until
 from kipuka.testing.toml import merged
 
+from ..server.cluster import Cluster  # noqa: TID252 - tests are no package that is installed
 from .verdict import WORKED_ON, read_database
 
 WORKERS = 2
 TOGETHER: Mapping[str, Any] = {
     "server": {"workers": WORKERS},
     "profile": [{"name": "default", "unique_keys": False}],
+    "otp": {"max_failures": 10000},  # who asks again for an answer that was lost may be told so
 }
 """The configuration of a server of a site."""
+
+DATABASE = "PostgreSQL"
+"""The kill whose victim is the database. A commit that was under way then may have happened though the client heard 503."""
+
+
+@dataclass
+class Ground:
+    """What a site is built on: how single servers are made, a folder of the test's own, and what ends with the test.
+
+    `postgresql` gives a PostgreSQL server that runs, and that may be killed.
+    """
+
+    kipuka_servers: Callable[..., RunningServer]
+    postgresql: Callable[[], PostgreSQLServer]
+    folder: Path
+    stack: contextlib.ExitStack
+
 
 Kill = Callable[[Random], Callable[[], object] | None]
 """Kills at once, and gives what then starts again what does not do so itself."""
@@ -97,9 +119,19 @@ def kill_server(servers: Sequence[RunningServer]) -> Kill:
     return act
 
 
-def sqlite(kipuka_servers, changes: Mapping[str, Any], *, prepare=None, environ=None) -> Site:
+def kill_postgresql(postgresql: PostgreSQLServer) -> Kill:
+    """An immediate stop, or SIGKILL to every process of it; then it is started, as a service manager would."""
+
+    def act(rng: Random) -> Callable[[], object]:
+        rng.choice((postgresql.kill, postgresql.destroy))()
+        return postgresql.start
+
+    return act
+
+
+def sqlite(ground: Ground, changes: Mapping[str, Any], *, prepare=None, environ=None) -> Site:
     """One server of two workers over one file. `prepare` is given the deployment before the start."""
-    server = kipuka_servers(merged(TOGETHER, changes), start=False, environ=environ)
+    server = ground.kipuka_servers(merged(TOGETHER, changes), start=False, environ=environ)
     if prepare is not None:
         prepare(server.deployment)
     server.start()
@@ -112,8 +144,26 @@ def sqlite(kipuka_servers, changes: Mapping[str, Any], *, prepare=None, environ=
     )
 
 
-SITES: Mapping[str, Callable[..., Site]] = {"SQLite": sqlite}
-KILLS: Mapping[str, Sequence[str]] = {"SQLite": ("a worker", "the server")}
+def postgresql(ground: Ground, changes: Mapping[str, Any], *, server: PostgreSQLServer | None = None) -> Site:
+    """Two servers of two workers each on one PostgreSQL: the ground's own, or `server`."""
+    database = server or ground.postgresql()
+    cluster = ground.stack.enter_context(Cluster(database, ground.folder, merged(TOGETHER, changes)))
+    return Site(
+        servers=cluster.nodes,
+        database_url=cluster.postgresql.url,
+        kills={
+            "a worker": kill_worker(cluster.nodes),
+            "a server": kill_server(cluster.nodes),
+            DATABASE: kill_postgresql(database),
+        },
+    )
+
+
+SITES: Mapping[str, Callable[..., Site]] = {"SQLite": sqlite, "PostgreSQL": postgresql}
+KILLS: Mapping[str, Sequence[str]] = {
+    "SQLite": ("a worker", "the server"),
+    "PostgreSQL": ("a worker", "a server", DATABASE),
+}
 """What each kind of site can have killed, known before one is built: a test is made of each."""
 
 REPLAY_WINDOWS: Sequence[int] = (0, 600)

@@ -1,17 +1,14 @@
-"""A disk in trouble, under a steady load: refused cleanly, nothing lost, and no restart needed (guarantees 1 and 2)."""
+"""A database in trouble, under a steady load: refused cleanly, nothing lost, and no restart needed (guarantees 1 and 2)."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
-from datetime import timedelta
 from functools import partial
 from random import Random
 
 import pytest
 
-from kipuka.store.turnstile import Turnstile
 from kipuka.testing.measure import family, resident_octets
 from kipuka.testing.pki import make_csr
 from kipuka.testing.server import wait_until
@@ -22,31 +19,29 @@ from .crowd import Crowd
 pytestmark = [pytest.mark.server, pytest.mark.crash, pytest.mark.timeout(300)]
 
 AWAY = (503, "the server's store is not available")
-PATIENCE = timedelta(seconds=60)
 LIBRARY = pytest.mark.needs("gcc")
+POSTGRESQL = pytest.mark.needs("postgres")
 
 
-@pytest.fixture
-def scene(kipuka_servers, tmp_path):
-    with contextlib.ExitStack() as stack:
-        yield trouble.Scene(kipuka_servers, tmp_path, stack)
-
-
-def answers_cleanly(site, device, token):
+def answers_cleanly(disk, device, token):
     """What writes is a 503 that says when to try again; what only reads is as always."""
+    site = disk.site
+    told = {"store_unavailable": "the server's store is not available"}
+    if disk.is_slow:
+        told["store_too_slow"] = "the server's store is too slow"
     before = site.client().cacerts().body
-    for _ in range(3):
+    for _ in range(1 if disk.is_slow else 3):
         by_token = site.client().enroll(make_csr(common_name=token.client_id), token=token.value)
         by_certificate = site.client(device).reenroll(make_csr(device.subject, key=device.key))
         for answer in (by_token, by_certificate):
-            assert (answer.status, answer.body) == (503, b"the server's store is not available\n")
+            assert (answer.status, answer.text) in {(503, text) for text in told.values()}
             assert answer.header("Retry-After") == "5"
             assert answer.header("Content-Type") == "text/plain; charset=utf-8"
             assert answer.header("WWW-Authenticate") is None
-        made = site.servers[0].admin("POST", "/admin/otp", {"client_id": "device-1"})
-        assert (made.status, made.header("Retry-After")) == (503, "5")
-        assert json.loads(made.body)["error"] == "store_unavailable"
-        assert json.loads(made.body)["detail"] == "the server's store is not available"
+        for server in site.servers:
+            made = server.admin("POST", "/admin/otp", {"client_id": "device-1"})
+            assert (made.status, made.header("Retry-After")) == (503, "5")
+            assert json.loads(made.body)["detail"] == told[json.loads(made.body)["error"]]
         answer = site.client().cacerts()
         assert (answer.status, answer.body) == (200, before)
 
@@ -60,15 +55,18 @@ def answers_cleanly(site, device, token):
         pytest.param(trouble.broken, id="writes fail", marks=LIBRARY),
         pytest.param(trouble.moved, id="the file is moved away"),
         pytest.param(trouble.unmounted, id="the file system is unmounted"),
+        pytest.param(trouble.stopped, id="PostgreSQL is stopped", marks=POSTGRESQL),
+        pytest.param(trouble.hanging, id="PostgreSQL does not answer", marks=POSTGRESQL),
+        pytest.param(trouble.takes_no_writes, id="PostgreSQL is read-only", marks=POSTGRESQL),
+        pytest.param(trouble.full_disk, id="PostgreSQL has a full file system", marks=POSTGRESQL),
     ],
 )
-def test_trouble_is_a_clean_503_and_nothing_is_lost_and_nothing_needs_a_restart(scene, tmp_path, kind):
-    """Guarantees 1 and 2: the same processes go on when the disk is well again."""
-    disk = kind(scene)
+def test_trouble_is_a_clean_503_and_nothing_is_lost_and_nothing_needs_a_restart(ground, kind):
+    """Guarantees 1 and 2: the same processes go on when the database is well again."""
+    disk = kind(trouble.Scene(ground, {"db": {"commit_timeout": 3}}))
     site = disk.site
-    (server,) = site.servers
-    processes = (server.pid, server.wait_for_workers(sites.WORKERS))
-    with Crowd(site, tmp_path / "journals") as crowd:
+    processes = processes_of(site)
+    with Crowd(site, ground.folder / "journals") as crowd:
         device = crowd.enrol_one("renews")
         token = crowd.make_token("patient")
         crowd.make_tokens(Random(7030), 10)
@@ -77,65 +75,80 @@ def test_trouble_is_a_clean_503_and_nothing_is_lost_and_nothing_needs_a_restart(
         with disk.going_on():
             wait_until(lambda: crowd.has_heard(2, AWAY) and crowd.has_heard(20), timeout=60, what="refusals")
             received = crowd.received
-            answers_cleanly(site, device, token)
-            assert crowd.received == received
-        wait_until(partial(crowd.has_received, received + 20), timeout=60, what="certificates again")
+            if not disk.some_writes_succeed:
+                answers_cleanly(disk, device, token)
+                assert crowd.received == received
+        wait_until(partial(crowd.has_received, crowd.received + 20), timeout=60, what="certificates again")
         crowd.end()
         site.wait_until_well()
         assert verdict.judge(crowd.journals, site.database_url) == []
         assert {what for what in crowd.heard if not isinstance(what, tuple)} == set()  # no connection broke
-    assert disk.says in server.stderr
-    assert "event_name=request_rejected" not in server.stderr  # a refusal does not wait for the store in turn
-    assert processes == (server.pid, server.workers())
+    assert any(disk.says in server.stderr for server in site.servers)
+    for server in site.servers:
+        assert "event_name=request_rejected" not in server.stderr  # a refusal does not wait for the store in turn
+    assert processes == processes_of(site)
     answer = site.client().enroll(make_csr(common_name=token.client_id), token=token.value)
     assert answer.status == 200, answer.text
     site.audit_verify()
 
 
+def processes_of(site):
+    """Supervisors and workers."""
+    return [(server.pid, server.wait_for_workers(sites.WORKERS)) for server in site.servers]
+
+
 # --- slow ---
 
-CROWD = 500
-QUEUE = 40  # of each worker
-LET_IN = sites.WORKERS * (QUEUE + 64)  # those that wait, and a batch that is being written
 TOO_BUSY = (503, "the server is too busy")
 
 
 @pytest.mark.needs("gcc")
-def test_a_slow_disk_serves_some_and_the_rest_is_refused_at_once(kipuka_servers, tmp_path):
-    """Two seconds for each commit, then none at all, and 500 requests in one moment: queue and memory are bounded."""
-    changes = {"db": {"queue_limit": QUEUE}, "server": {"max_connections_per_address": 4000}}
-    with contextlib.ExitStack() as stack:
-        disk = trouble.slow(trouble.Scene(kipuka_servers, tmp_path, stack, changes))
-        site = disk.site
-        (server,) = site.servers
-        turnstile = stack.enter_context(contextlib.closing(Turnstile(server.deployment.database, limit=PATIENCE)))
-        processes = (server.pid, server.wait_for_workers(sites.WORKERS))
-        crowd = stack.enter_context(Crowd(site, tmp_path / "journals"))
-        shared = crowd.make_token("shared", max_uses=CROWD)
+@pytest.mark.parametrize(
+    ("kind", "clients", "queue"),
+    [
+        pytest.param(trouble.slow, 500, 40, id="SQLite"),
+        pytest.param(trouble.slow_postgresql, 100, 4, id="PostgreSQL", marks=POSTGRESQL),
+    ],
+)
+def test_a_slow_disk_serves_some_and_the_rest_is_refused_at_once(ground, kind, clients, queue):
+    """Two seconds for each commit, then none at all, and hundreds of requests in one moment: queue and memory are bounded."""
+    changes = {"db": {"queue_limit": queue}, "server": {"max_connections_per_address": 4000}}
+    disk = kind(trouble.Scene(ground, changes))
+    site = disk.site
+    workers = sites.WORKERS * len(site.servers)
+    let_in = workers * 2 * queue  # those that wait, and a batch that is being written
+    processes = processes_of(site)
+    with Crowd(site, ground.folder / "journals") as crowd:
+        shared = crowd.make_token("shared", max_uses=clients)
         crowd.begin()
         wait_until(partial(crowd.has_received, 20), timeout=60, what="certificates")
-        start = threading.Barrier(CROWD + 1)
+        start = threading.Barrier(clients + 1)
         with disk.going_on():
-            clients = [threading.Thread(target=crowd.enrol_once, args=(shared, start)) for _ in range(CROWD)]
-            for client in clients:
-                client.start()
+            threads = [threading.Thread(target=crowd.enrol_once, args=(shared, start)) for _ in range(clients)]
+            for thread in threads:
+                thread.start()
             start.wait(120)  # they are connected
-            before = resident_octets(family(server.pid))
-            with turnstile.turn():
+            before = memory_of(site)
+            with disk.turn():
                 received = crowd.received
                 start.wait(120)
-                wait_until(lambda: crowd.has_heard(CROWD - LET_IN, TOO_BUSY), timeout=60, what="refusals")
+                wait_until(lambda: crowd.has_heard(clients - let_in, TOO_BUSY), timeout=60, what="refusals")
                 assert site.client().cacerts().status == 200
-                assert resident_octets(family(server.pid)) < before + 64 * 2**20
-                assert crowd.received <= received + QUEUE * sites.WORKERS  # answered before we had the turn
-            for client in clients:
-                client.join(120)
-                assert not client.is_alive()
+                assert memory_of(site) < before + 64 * 2**20
+                assert crowd.received <= received + queue * workers  # answered before we had the turn
+            for thread in threads:
+                thread.join(120)
+                assert not thread.is_alive()
             wait_until(partial(crowd.has_received, crowd.received + 1), timeout=60, what="a certificate, slowly")
         wait_until(partial(crowd.has_received, crowd.received + 20), timeout=60, what="certificates as before")
         crowd.end()
         site.wait_until_well()
         assert verdict.judge(crowd.journals, site.database_url) == []
         assert {what for what in crowd.heard if not isinstance(what, tuple)} == set()  # no connection broke
-        assert processes == (server.pid, server.workers())
-        site.audit_verify()
+    assert processes == processes_of(site)
+    site.audit_verify()
+
+
+def memory_of(site):
+    """Octets of all processes of the servers."""
+    return sum(resident_octets(family(server.pid)) for server in site.servers)

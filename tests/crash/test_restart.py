@@ -17,11 +17,18 @@ pytestmark = [pytest.mark.server, pytest.mark.crash, pytest.mark.timeout(300)]
 ROUNDS = 2
 
 
-@pytest.mark.parametrize("kind", sites.SITES)
-def test_a_rolling_restart_loses_nothing_and_breaks_off_no_answer(kipuka_servers, tmp_path, kind):
-    """No kill is written down, so the verdict takes no lost answer at all, though nothing may be asked for again."""
-    site = sites.SITES[kind](kipuka_servers, {})
-    with Crowd(site, tmp_path / "journals") as crowd:
+@pytest.mark.parametrize(
+    ("kind", "window"),
+    [
+        pytest.param("SQLite", 0, id="SQLite"),
+        pytest.param("PostgreSQL", 0, id="PostgreSQL", marks=pytest.mark.needs("postgres")),
+        pytest.param("PostgreSQL", 600, id="PostgreSQL, replay_window = 600", marks=pytest.mark.needs("postgres")),
+    ],
+)
+def test_a_rolling_restart_loses_nothing_and_breaks_off_no_answer(ground, kind, window):
+    """No kill is written down, so the verdict takes no lost answer at all, though with the window off nothing may be asked for again."""
+    site = sites.SITES[kind](ground, {"est": {"replay_window": window}} if window else {})
+    with Crowd(site, ground.folder / "journals") as crowd:
         crowd.make_tokens(Random(7030), 20)
         crowd.begin()
         for _ in range(ROUNDS):
@@ -34,5 +41,5 @@ def test_a_rolling_restart_loses_nothing_and_breaks_off_no_answer(kipuka_servers
         site.wait_until_well()
         assert crowd.not_retriable == []
         assert set(crowd.heard) <= {"ConnectionRefusedError", "ConnectionResetError"}
-        assert verdict.judge(crowd.journals, site.database_url) == []
+        assert verdict.judge(crowd.journals, site.database_url, replay_window=window) == []
     site.audit_verify()

@@ -93,21 +93,22 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def good(kipuka_servers, tmp_path_factory):
+def good(grounds, tmp_path_factory):
     """A run of a server that was killed once."""
     directory = tmp_path_factory.mktemp("run")
-    site = sites.sqlite(kipuka_servers, {})
     rng = Random(7030)
-    with Crowd(site, directory / "good") as crowd:
-        crowd.make_tokens(rng, 10)
-        crowd.begin()
-        wait_until(partial(crowd.has_received, 30), timeout=60, what="certificates")
-        crowd.kill("the server", partial(site.kills["the server"], rng))
-        wait_until(partial(crowd.has_received, crowd.received + 10), timeout=60, what="certificates again")
-        crowd.end()
-        site.wait_until_well()
-    (server,) = site.servers
-    server.stop()
+    with grounds(directory) as ground:
+        site = sites.sqlite(ground, {})
+        with Crowd(site, directory / "good") as crowd:
+            crowd.make_tokens(rng, 10)
+            crowd.begin()
+            wait_until(partial(crowd.has_received, 30), timeout=60, what="certificates")
+            crowd.kill("the server", partial(site.kills["the server"], rng))
+            wait_until(partial(crowd.has_received, crowd.received + 10), timeout=60, what="certificates again")
+            crowd.end()
+            site.wait_until_well()
+        (server,) = site.servers
+        server.stop()
     shutil.copy(server.deployment.database, directory / "good" / "kipuka.db")
     return Run(directory / "good")
 
@@ -208,6 +209,16 @@ def client_did_not_get_it(run, choose):
     for kill_file, kill_number, kill in run.records("kill"):
         run.rewrite(kill_file, kill_number, kill | {"began": 0, "ended": 0})
     run.rewrite(file, number, record | {"status": None, "certificate": None})
+    return "lost", enrolment
+
+
+def client_was_refused_what_was_issued(run, choose, *, of_database=False):
+    """The answer was a 503, in flight at the kill of something else than a database across a network."""
+    file, number, record, _, enrolment, _ = of_clients(run, choose)
+    for kill_file, kill_number, kill in run.records("kill"):
+        times = {"began": 0, "ended": max(kill["ended"], record["at"])}
+        run.rewrite(kill_file, kill_number, kill | times | {"of_database": of_database})
+    run.rewrite(file, number, record | {"status": 503, "certificate": None})
     return "lost", enrolment
 
 
@@ -312,6 +323,7 @@ WAYS = [
     use_stays_held,
     reservation_is_left_behind,
     client_did_not_get_it,
+    client_was_refused_what_was_issued,
     certificate_of_another_client,
     nobody_asked,
     event_is_removed,
@@ -351,6 +363,15 @@ def test_a_use_may_be_held_while_the_server_is_at_work(good, tmp_path):
     assert spent != token
     assert run.findings(settled=False) == []
     assert [finding.rule for finding in run.findings()] == ["left_behind"]
+
+
+def test_what_a_killed_database_had_committed_may_have_been_answered_503(good, tmp_path):
+    run = good.copy(tmp_path / "database")
+    client_was_refused_what_was_issued(run, lambda among: among[0], of_database=True)
+    assert run.findings() == []
+    for file, number, kill in run.records("kill"):
+        run.rewrite(file, number, kill | {"began": 0, "ended": 0})
+    assert [finding.rule for finding in run.findings()] == ["lost"]
 
 
 def test_within_the_replay_window_an_answer_that_was_lost_is_a_finding(good, tmp_path):

@@ -1,7 +1,8 @@
 /* A disk in trouble: what the kernel would answer, said to one process about one database.
 
-   Preloaded (ld.so(8), LD_PRELOAD) into a server. The file named by TROUBLE_CONTROL has two numbers: the errno that writes to the database
-   fail with (0: none), and the milliseconds that each sync of its write-ahead log takes. Without the file there is no trouble. */
+   Preloaded (ld.so(8), LD_PRELOAD) into a server of kipuka with SQLite, or into PostgreSQL. The file named by TROUBLE_CONTROL has two numbers: the
+   errno that writes to the SQLite database fail with (0: none), and the milliseconds that each sync of a write-ahead log takes. Without the file there
+   is no trouble. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -22,6 +23,8 @@ static int ends_with(const char *text, const char *end) {
 }
 
 static int is_log(const char *path) { return ends_with(path, "/kipuka.db-wal"); }
+
+static int is_log_of_postgresql(const char *path) { return strstr(path, "/pg_wal/") != NULL; }
 
 static int is_database(const char *path) { return ends_with(path, "/kipuka.db") || is_log(path); }
 
@@ -69,7 +72,7 @@ static void delay(int file) {
     char path[4096];
     int error, milliseconds;
     trouble(&error, &milliseconds);
-    if (!milliseconds || !path_of(file, path, sizeof path) || !is_log(path)) return;
+    if (!milliseconds || !path_of(file, path, sizeof path) || !(is_log(path) || is_log_of_postgresql(path))) return;
     struct timespec left = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
     while (nanosleep(&left, &left) && errno == EINTR) {
     }

@@ -11,10 +11,12 @@ A journal is a file of JSON lines. A client writes an intent before it sends a r
     {"record": "token", "at": 1, "id": ..., "max_uses": 3}
     {"record": "intent", "at": 2, "attempt": "client-1/1", "csr": BASE64, "token": ID or null}
     {"record": "result", "at": 3, "attempt": "client-1/1", "status": 200, "certificate": BASE64}
-    {"record": "kill", "began": 4, "ended": 5, "what": "..."}
+    {"record": "kill", "began": 4, "ended": 5, "what": "...", "of_database": false}
 
 Times are of one monotonic clock. A status of null is a connection that broke: whether the request came to anything is not known to
 who sent it. "before" names what was there before the run. An attempt was in flight at a kill when it had been begun before the kill had ended and was not over when the kill began.
+Where it is a database across a network that was killed ("of_database"), an attempt in flight that was answered 503 is as open as one whose connection broke: nobody could ask
+what became of its last COMMIT.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from typing import Any
 
 GENESIS = "0" * 64
 WORKED_ON = frozenset({"reserved", "signing"})
+_UNAVAILABLE = 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,17 @@ class Journals:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)  # id to max_uses
     before: set[str] = field(default_factory=set)  # enrolments that this run did not make
-    kills: list[tuple[int, int]] = field(default_factory=list)
+    kills: list[tuple[int, int, bool]] = field(default_factory=list)  # began, ended, of the database
     findings: list[Finding] = field(default_factory=list)
 
-    def in_flight_at_a_kill(self, attempt: Attempt) -> bool:
-        return any(attempt.began <= ended and attempt.ended >= began for began, ended in self.kills)
+    def could_be_lost(self, attempt: Attempt) -> bool:
+        """Whether a kill came between the request and its answer."""
+        if not attempt.is_open and attempt.status != _UNAVAILABLE:
+            return False
+        return any(
+            attempt.began <= ended and attempt.ended >= began and (attempt.is_open or of_database)
+            for began, ended, of_database in self.kills
+        )
 
 
 def read_journals(files: Iterable[Path]) -> Journals:
@@ -103,7 +112,7 @@ def _take(journals: Journals, record: Mapping[str, Any], place: str) -> None:
         case "token":
             journals.tokens[record["id"]] = int(record["max_uses"])
         case "kill":
-            journals.kills.append((int(record["began"]), int(record["ended"])))
+            journals.kills.append((int(record["began"]), int(record["ended"]), bool(record.get("of_database"))))
         case "intent":
             name = record["attempt"]
             if name in journals.attempts:
@@ -327,7 +336,7 @@ class _Run:
                 continue
             held = {fingerprint_of(one.certificate) for one in attempts if one.certificate is not None}
             lost = [row for row in enrolments if row["certificate"] not in held]
-            could = [one for one in attempts if one.is_open and self.told.in_flight_at_a_kill(one)]
+            could = [one for one in attempts if self.told.could_be_lost(one)]
             if len(lost) > len(could):
                 detail = f"{len(lost)} certificates that no client has, {len(could)} attempts in flight at a kill"
                 yield Finding("lost", places, detail)

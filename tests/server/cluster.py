@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from kipuka.testing.server import Deployment
+from kipuka.testing.toml import merged
 
 PATIENT = {
     "otp": {
@@ -25,8 +26,8 @@ class Cluster:
         alpha = Deployment.create(folder / "alpha", db=self.postgresql.url)
         beta = alpha.copy(folder / "beta")
         for name, deployment in (("alpha", alpha), ("beta", beta)):
-            deployment.configure(PATIENT)
-            deployment.configure({"server": {"node": name}, **(changes or {})})
+            deployment.configure(merged(PATIENT, changes or {}))
+            deployment.configure({"server": {"node": name}})
         self.alpha, self.beta = alpha.serve(), beta.serve()
         self.nodes = (self.alpha, self.beta)
 

@@ -129,6 +129,17 @@ async def test_a_method_that_breaks_is_a_busy_denial_and_the_others_go_on(broken
     assert "secret" not in denial.denied.detail
 
 
+@pytest.mark.parametrize("reason", ["store_unavailable", "store_queue_full", "node_lost"])
+async def test_a_store_that_is_away_is_no_denial_and_nobody_else_is_asked(reason):
+    """It is not the method's trouble, and an audited denial would have to wait for the store in turn."""
+    away = BackendUnavailable("the server's store is not available", reason=reason)
+    other = Answering(GOOD)
+    with pytest.raises(BackendUnavailable) as caught:
+        await chain(a=Answering(away), b=other).authenticate(CREDENTIALS, accept=accept)
+    assert caught.value is away
+    assert other.asked == []
+
+
 def test_basic_is_the_first_challenge():
     """RULES C3: Basic first, since some clients look at the first challenge only."""
     methods = chain(

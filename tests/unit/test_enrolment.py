@@ -290,6 +290,36 @@ async def test_a_fault_of_a_local_ca_gives_the_use_back(world, answer, error, re
     assert raised.value.audited
 
 
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_reservation_that_may_have_been_committed_comes_back_as_soon_as_the_store_does(
+    world, monkeypatch, committed
+):
+    """Guarantee 2: the client heard 503, and neither it nor its use wait for the end of a lease."""
+    here = world()
+    write = here.store.write
+
+    async def unanswered(fn, /, **more):
+        if committed:
+            await write(fn, **more)
+        monkeypatch.setattr(here.store, "write", write)
+        raise BackendUnavailable("the server's store is not available", reason="store_outcome_unknown")
+
+    owed = []
+    monkeypatch.setattr(here.store, "write_later", owed.append)
+    monkeypatch.setattr(here.store, "write", unanswered)
+    with pytest.raises(BackendUnavailable) as raised:
+        await here.enrol()
+    assert raised.value.reason == "store_outcome_unknown"
+    assert here.spending.counts == ((0, 1, 0) if committed else (1, 0, 0))
+    after = ["authentication_succeeded", "certificate_requested", "enrolment_failed"] if committed else []
+    for fn in owed:
+        await write(fn)
+    assert here.spending.counts == (1, 0, 0)
+    assert await here.events() == after
+    assert await here.rows() == []
+    assert isinstance(await here.enrol(), Enrolled)
+
+
 async def test_a_ca_that_hangs_is_given_up_after_its_time(world):
     here = world(CA(lambda _order: asyncio.sleep(60)))
     with pytest.raises(BackendUnavailable):
