@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import cycle, islice
 from random import Random
 
 import pytest
@@ -14,7 +15,7 @@ from .crowd import Crowd
 
 pytestmark = [pytest.mark.server, pytest.mark.crash, pytest.mark.timeout(300)]
 
-ROUNDS = 2
+RESTARTS = 2
 
 
 @pytest.mark.parametrize(
@@ -31,11 +32,11 @@ def test_a_rolling_restart_loses_nothing_and_breaks_off_no_answer(ground, kind, 
     with Crowd(site, ground.folder / "journals") as crowd:
         crowd.make_tokens(Random(7030), 20)
         crowd.begin()
-        for _ in range(ROUNDS):
-            for server in site.servers:
-                wait_until(partial(crowd.has_received, crowd.received + 15), timeout=60, what="certificates")
-                assert server.stop() == 0
-                server.start()
+        for server in islice(cycle(site.servers), RESTARTS):
+            wait_until(partial(crowd.has_received, crowd.received + 15), timeout=60, what="certificates")
+            assert server.stop() == 0
+            server.start()
+            server.wait_for_workers(sites.WORKERS)
         wait_until(partial(crowd.has_received, crowd.received + 15), timeout=60, what="certificates again")
         crowd.end()
         site.wait_until_well()

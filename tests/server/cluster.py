@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from kipuka.testing.server import Deployment
+from kipuka.testing.server import Deployment, wait_until
 from kipuka.testing.toml import merged
 
 PATIENT = {
@@ -21,9 +21,9 @@ PATIENT = {
 class Cluster:
     """Nodes `alpha` and `beta` with the same keys, each with a folder and a port. A context manager that runs both."""
 
-    def __init__(self, server, folder, changes=None):
+    def __init__(self, server, folder, changes=None, *, environ=None):
         self.postgresql = server.create_database()
-        alpha = Deployment.create(folder / "alpha", db=self.postgresql.url)
+        alpha = Deployment.create(folder / "alpha", db=self.postgresql.url, environ=environ)
         beta = alpha.copy(folder / "beta")
         for name, deployment in (("alpha", alpha), ("beta", beta)):
             deployment.configure(merged(PATIENT, changes or {}))
@@ -35,7 +35,7 @@ class Cluster:
         with ExitStack() as stack:
             for node in self.nodes:
                 stack.enter_context(node)
-                node.wait_for_workers(2)
+                node.wait_for_workers(node.deployment.settings["server"]["workers"])
             self._stack = stack.pop_all()
         return self
 
@@ -49,5 +49,10 @@ class Cluster:
         return self.postgresql.execute(statement, *arguments)
 
     def verify(self):
-        """The audit chains of both nodes are whole."""
+        """The audit chains of both nodes are whole, once each has a signed head: a second after its first event at the latest."""
+        unsigned = (
+            "SELECT node FROM audit_heads WHERE node NOT IN"
+            " (SELECT node FROM audit_events WHERE event = 'audit_head_signed')"
+        )
+        wait_until(lambda: not self.rows(unsigned), what="a signed head of every node")
         self.alpha.deployment.kipuka("audit", "verify")

@@ -1,6 +1,6 @@
 """A mixed load on a running server, and which worker serves what.
 
-In the room: `Load` (threads that ask without end and write down what came of it), and the worker behind a connection. Not in
+In the room: `Load` (threads that ask without end and write down what came of it), a token's parallel use, and the worker behind a connection. Not in
 the room: any assertion about the server.
 """
 
@@ -11,6 +11,7 @@ import itertools
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,6 +135,20 @@ class Load:
                     yield asked
                     if answer is None:
                         break
+
+
+def use_in_parallel(token, clients):
+    """The last answer of each client, all of which use the same token, up to 32 at a time, each for a key of its own."""
+    requests = [make_csr(common_name=token.client_id) for _ in clients]
+
+    def use(client, csr):
+        while True:
+            answer = client.enroll(csr, token=token.value)
+            if answer.status != 503:  # another request holds the use at this moment
+                return answer
+
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(use, clients, requests))
 
 
 def renewal(device):

@@ -11,17 +11,22 @@ from functools import partial
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from kipuka.testing.pki import make_csr
+from kipuka.testing.client import basic, encode_body, est_path
+from kipuka.testing.pki import make_csr, make_key
 from kipuka.testing.server import wait_until
 
 from .cluster import Cluster
+from .load import use_in_parallel
 
 pytestmark = [pytest.mark.server, pytest.mark.needs("postgres")]
 
 
+LABELS = {"est": {"label": [{"name": "again", "replay_window": 600}, {"name": "other", "replay_window": 600}]}}
+
+
 @pytest.fixture(scope="module")
 def cluster(kipuka_postgresql, tmp_path_factory):
-    with Cluster(kipuka_postgresql, tmp_path_factory.mktemp("cluster")) as cluster:
+    with Cluster(kipuka_postgresql, tmp_path_factory.mktemp("cluster"), LABELS) as cluster:
         yield cluster
 
 
@@ -99,17 +104,8 @@ def test_parallel_failures_on_both_nodes_are_each_counted_once(cluster):
 def test_of_two_hundred_parallel_uses_exactly_as_many_as_allowed_get_a_certificate(cluster, uses):
     """Guarantee 2: over two nodes with two workers each."""
     token = cluster.alpha.make_token(f"crowd-{uses}", max_uses=uses)
-    requests = [make_csr(common_name=token.client_id) for _ in range(200)]
-
-    def use(number):
-        client = cluster.nodes[number % 2].client().calling_from(f"127.1.{uses}.{number + 1}")
-        while True:
-            answer = client.enroll(requests[number], token=token.value)
-            if answer.status != 503:  # another request holds the use at this moment
-                return answer
-
-    with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(use, range(200)))
+    clients = [cluster.nodes[number % 2].client().calling_from(f"127.1.{uses}.{number + 1}") for number in range(200)]
+    answers = use_in_parallel(token, clients)
     assert {answer.status for answer in answers} == {200, 401}
     issued = {fingerprint(answer.certificate) for answer in answers if answer.status == 200}
     assert len(issued) == uses
@@ -137,6 +133,128 @@ def test_one_key_for_two_names_at_once_is_certified_for_one(cluster):
         with ThreadPoolExecutor(2) as pool:
             outcomes = list(pool.map(ask, cluster.nodes, (first, second), tokens))
         assert sorted(outcomes) == [200, 400]
+
+
+# -- a lost answer -----------------------------------------------------------------------------------------------------
+
+
+def again(node, csr, token, label="again", address="127.0.0.1"):
+    """What a device does at the other node: asks again while it is told to come back."""
+    while True:
+        answer = node.client().calling_from(address).enroll(csr, label=label, token=token.value)
+        if answer.status != 503:
+            return answer
+
+
+def lose(node, csr, token, moment):
+    """Send the request, and leave: at once, or when it was answered and nobody has read it."""
+    headers = {"Content-Type": "application/pkcs10", "Authorization": basic(token.value)}
+    target = est_path("simpleenroll", label="again")
+    with node.client().connect() as connection:
+        body = encode_body(csr.der, "64-lf")
+        connection.send(connection.format_request("POST", target, headers=headers, body=body))
+        if moment == "recorded":
+            node.wait_for_audit("certificate_issued", subject=f"CN={token.client_id}")
+        connection.abort()
+
+
+@pytest.mark.parametrize("moment", ["sent", "recorded"])
+def test_the_answer_that_one_node_lost_the_other_gives(cluster, moment):
+    """Guarantee 3, RULES D4: one certificate and one use, whichever node is asked again."""
+    for first, second in (cluster.nodes, cluster.nodes[::-1]):
+        token = cluster.alpha.make_token(f"lost-{moment}-{first.port}", label="again")
+        csr = make_csr(common_name=token.client_id)
+        lose(first, csr, token, moment)
+        answer = again(second, csr, token)
+        assert answer.status == 200, answer.text
+        recorded = cluster.rows("SELECT fingerprint FROM certificates WHERE subject = %s", f"CN={token.client_id}")
+        assert recorded == [(fingerprint(answer.certificate),)]
+        assert cluster.rows("SELECT used, held FROM otp_tokens WHERE id = %s", token.id) == [(1, 0)]
+        if moment == "recorded":
+            second.wait_for_audit("certificate_replayed", fingerprint=fingerprint(answer.certificate))
+    cluster.verify()
+
+
+def test_two_retries_at_once_on_two_nodes_are_one_certificate(cluster):
+    """RULES D4: with the first request still under way or not, and with uses left or not."""
+    for turn in range(6):
+        token = cluster.alpha.make_token(f"hasty-{turn}", label="again", max_uses=1 + turn % 2)
+        csr = make_csr(common_name=token.client_id)
+        lose(cluster.nodes[turn % 2], csr, token, "sent")
+        start = threading.Barrier(2)
+
+        def ask(node, csr=csr, token=token, start=start):
+            start.wait(20)
+            return again(node, csr, token)
+
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(ask, cluster.nodes))
+        assert [answer.status for answer in answers] == [200, 200]
+        recorded = cluster.rows("SELECT fingerprint FROM certificates WHERE subject = %s", f"CN={token.client_id}")
+        assert {fingerprint(answer.certificate) for answer in answers} == {name for (name,) in recorded}
+        assert len(recorded) == 1
+        assert cluster.rows("SELECT used, held FROM otp_tokens WHERE id = %s", token.id) == [(1, 0)]
+
+
+def test_another_request_gets_nothing_from_the_other_node(cluster):
+    """RULES D4: another key, another name, another label."""
+    token = cluster.alpha.make_token("sly", label="again")
+    key = make_key()
+    csr = make_csr(common_name="sly", key=key)
+    assert again(cluster.alpha, csr, token).status == 200
+    others = (
+        (make_csr(common_name="sly"), "again"),
+        (make_csr(common_name="sly", key=key, dns=["sly.example"]), "again"),
+        (csr, "other"),
+        (csr, None),
+    )
+    for other, label in others:
+        answer = again(cluster.beta, other, token, label, address="127.0.4.3")
+        assert (answer.status, answer.text.strip()) == (401, "invalid OTP token"), label
+
+
+# -- a request that waits at the CA ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def waiting(kipuka_postgresql, tmp_path_factory, site):
+    """Two nodes, each in one process, whose remote CA promises to decide: it does so by what is in a file."""
+    changes = {
+        "server": {"workers": 1},
+        "ca": [
+            {"id": "forge", "backend": "smithy"},
+            {"id": "far", "backend": "faraway", "behave_file": "behave"},
+        ],
+        "est": {"default_ca": "forge", "label": [{"name": "far", "ca": "far"}]},
+    }
+    folder = tmp_path_factory.mktemp("waiting")
+    with Cluster(kipuka_postgresql, folder, changes, environ=site("badge_and_smithy")) as cluster:
+        yield cluster
+
+
+def test_what_waits_at_the_ca_by_one_node_waits_on_the_other_too(waiting):
+    """RFC 7030, 4.2.3: the same request is the same order on every node, and its use is held there as well."""
+    for node in waiting.nodes:
+        (node.deployment.directory / "behave").write_text("pending")
+    token = waiting.alpha.make_token("patient", label="far")
+    csr = make_csr(common_name="patient")
+    for node in (*waiting.nodes, *waiting.nodes):
+        answer = node.client().enroll(csr, label="far", token=token.value)
+        assert (answer.status, answer.header("Retry-After"), answer.body) == (202, "7", b"")
+    other = waiting.beta.client().enroll(make_csr(common_name="patient"), label="far", token=token.value)
+    assert (other.status, other.text.strip()) == (503, "the OTP token is in use by another request")
+    assert waiting.rows("SELECT node, state FROM enrolments WHERE claim_ref = %s", token.id) == [("alpha", "pending")]
+    for node in waiting.nodes:
+        (node.deployment.directory / "behave").write_text("sign")
+    issued = waiting.alpha.client().enroll(csr, label="far", token=token.value)
+    assert issued.status == 200, issued.text
+    assert waiting.beta.recorded(issued.certificate) is not None
+    spent = waiting.beta.client().enroll(csr, label="far", token=token.value)
+    assert (spent.status, spent.text.strip()) == (401, "invalid OTP token")
+    waiting.verify()
+
+
+# -- under load --------------------------------------------------------------------------------------------------------
 
 
 class Steady:

@@ -27,7 +27,7 @@ from kipuka.testing.client import basic, est_path
 from kipuka.testing.pki import make_csr
 from kipuka.testing.server import wait_until
 
-from .load import CACERTS, Load, connections_by_worker, enrolment, pid_of, rows
+from .load import CACERTS, Load, connections_by_worker, enrolment, pid_of, rows, use_in_parallel
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
@@ -461,3 +461,21 @@ def test_what_hinders_the_start_is_one_line_whoever_found_it(server, kipuka_serv
     assert says in line
     assert "Traceback" not in done.stderr
     assert server.client().cacerts().status == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uses", [1, 3, 10])
+def test_of_two_hundred_parallel_uses_exactly_as_many_as_allowed_get_a_certificate(server, uses):
+    """Guarantee 2: over two workers; each certificate is recorded once."""
+    token = server.make_token(f"crowd-{uses}", max_uses=uses)
+    answers = use_in_parallel(token, [server.client() for _ in range(200)])
+    assert {answer.status for answer in answers} == {200, 401}
+    issued = [answer.certificate for answer in answers if answer.status == 200]
+    fingerprints = sorted(certificate.fingerprint(hashes.SHA256()).hex() for certificate in issued)
+    assert len(set(fingerprints)) == uses
+    recorded = rows(server, "SELECT fingerprint FROM certificates WHERE subject = ?", f"CN={token.client_id}")
+    assert sorted(name for (name,) in recorded) == fingerprints
+    assert rows(server, "SELECT used, held FROM otp_tokens WHERE id = ?", token.id) == [(uses, 0)]
+    events = "SELECT count(*) FROM audit_events WHERE event = 'certificate_issued' AND line LIKE ?"
+    assert rows(server, events, f'%CN={token.client_id}"%') == [(uses,)]
+    server.deployment.kipuka("audit", "verify")

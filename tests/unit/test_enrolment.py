@@ -616,13 +616,13 @@ async def test_a_constraint_met_while_recording_has_the_record_looked_at_again(w
             self.first = None
             self.refusals = 1 if others else 2
 
-        async def write(self, unit, *, under_way=False):
+        async def write(self, unit, **more):
             if unit.func.__name__ == "_record" and self.refusals:
                 self.refusals -= 1
                 if others:
                     self.first = await here.enrol(csr)
                 raise BackendFault("refused", reason="store_constraint")
-            return await here.store.write(unit, under_way=under_way)
+            return await here.store.write(unit, **more)
 
     csr = make_csr(common_name="ws42")
     here = world(window=600, claim=None)
