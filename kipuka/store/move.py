@@ -52,7 +52,8 @@ from kipuka.store.dialect import Dialect, dialect_for
 from kipuka.store.events import PendingEvent, Seal, append
 from kipuka.store.revisions import Owner, disagreements, owners
 from kipuka.store.schema import upgrade_within
-from kipuka.store.sqlite import SQLite
+from kipuka.store.sqlite import DatabaseReplaced, SQLite
+from kipuka.store.turnstile import TurnstileBlocked
 from kipuka.store.values import Unfit, is_known, same, translate
 from kipuka.store.writer import ReadTransaction
 
@@ -143,6 +144,10 @@ def _alone(source: SQLite, node: str) -> Generator[Connection]:
                     yield connection
         finally:
             engine.dispose()
+    except DBAPIError as error:
+        raise NotMoved(f"the SQLite database {source.path}: {_one_line(error)}") from error
+    except (TurnstileBlocked, DatabaseReplaced) as error:
+        raise NotMoved(str(error)) from error
     finally:
         source.close()
 
@@ -162,6 +167,8 @@ def _writing(target: Dialect) -> Generator[Connection]:
             yield connection
             committing = True
     except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise  # it is the source's
         if committing and error.connection_invalidated:
             msg = "PostgreSQL did not answer the COMMIT: run it again; where all was moved, it says that the target has rows"
             raise NotMoved(msg) from error

@@ -274,6 +274,13 @@ def test_while_rows_are_copied_no_server_starts_on_the_source(database, moving):
     assert refused
 
 
+def test_an_sqlite_database_that_is_damaged_is_told(database, target, moving):
+    database.write_bytes(b"not a database at all, but long enough" * 50)
+    with pytest.raises(NotMoved, match=r"kipuka\.db: file is not a database"):
+        moving()
+    assert tables_of(target) == []
+
+
 def test_a_target_that_is_not_empty_is_refused(database, target, moving):
     target.execute("CREATE TABLE somebodys (id int)")
     with pytest.raises(NotMoved, match="not empty: it has somebodys"):
