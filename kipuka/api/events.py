@@ -42,6 +42,7 @@ __all__ = [
     "CertificateRevoked",
     "ConfigurationLoaded",
     "ConfigurationRefused",
+    "DatabaseMigrated",
     "EnrolmentFailed",
     "EnrolmentRecovered",
     "FailuresSummed",
@@ -535,6 +536,15 @@ class AuditPruned(AuditEvent):
     signature: str
 
 
+class DatabaseMigrated(AuditEvent):
+    """`kipuka db migrate-to` moved all rows of an SQLite database (`source`) to the PostgreSQL database that this event is in; `rows` by table."""
+
+    name: ClassVar[str] = "database_migrated"
+    outcome: ClassVar[Outcome] = "success"
+    source: str
+    rows: dict[str, int]
+
+
 HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     ServerStarted,
     ServerStopped,
@@ -570,4 +580,5 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     AuditHeadSigned,
     AuditChainBroken,
     AuditPruned,
+    DatabaseMigrated,
 )

@@ -30,6 +30,7 @@ __all__ = [
     "verify_file",
     "verify_file_and_store",
     "verify_lines",
+    "verify_rows",
     "verify_store",
 ]
 
@@ -138,6 +139,11 @@ async def verify_store(store: Store, *, known: Iterable[ChainHead] = (), trusted
     """
     noted = tuple(known)
     return await store.read(lambda tx: _verify_rows(tx, noted, trusted))
+
+
+def verify_rows(tx: ReadTx, *, trusted: TrustedKeys = NO_KEYS) -> Report:
+    """The same within a transaction."""
+    return _verify_rows(tx, (), trusted)
 
 
 async def verify_file_and_store(

@@ -1,19 +1,26 @@
-"""`kipuka db upgrade|status|backup`.
+"""`kipuka db upgrade|status|backup|migrate-to`.
 
 In the room: which revision the tables are at, bringing them to the newest, and where a copy goes. Not in the room: migrations
-(`kipuka.store.schema`) and copying (`kipuka.store.backup`).
+(`kipuka.store.schema`), copying (`kipuka.store.backup`) and moving (`kipuka.store.move`).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kipuka.cli.failures import ExitCode, Failure
 from kipuka.cli.options import config_option, json_option
-from kipuka.cli.output import write_json, write_table
+from kipuka.cli.output import printable, write_json, write_table
+
+if TYPE_CHECKING:
+    from kipuka.api import ReadTx
+    from kipuka.store.events import PendingEvent
 
 __all__ = ["command"]
 
@@ -77,3 +84,70 @@ def backup(*, config: Path, target: Path) -> None:
         raise Failure(f"{target} is there already; nothing was changed")
     size = back_up(Path(url.removeprefix("sqlite:///")), target)
     click.echo(f"wrote {target}, {size} octets")
+
+
+@command.command(name="migrate-to")
+@config_option
+@click.argument("url", metavar="URL")
+def migrate_to(*, config: Path, url: str) -> None:
+    """Move everything of the SQLite database into the empty PostgreSQL database at URL, and compare every row.
+
+    Stop the server first. URL may be written as env:NAME or file:PATH, so that its password is on no command line. All is moved, or
+    nothing; the SQLite database and the configuration stay as they are.
+    """
+    from kipuka.api import DatabaseMigrated
+    from kipuka.audit.chain import seal
+    from kipuka.audit.verify import verify_rows
+    from kipuka.cli.host import operator
+    from kipuka.runtime import compose, node_keys
+    from kipuka.store.context import AuditContext
+    from kipuka.store.events import PendingEvent
+    from kipuka.store.move import NotMoved, move
+
+    composition = compose(config, os.environ)
+    settings = composition.settings
+    _own, trusted = node_keys(settings.audit)
+    source = settings.db.url.removeprefix("sqlite:///")
+
+    def examine(tx: ReadTx) -> list[str]:
+        return [str(finding) for finding in verify_rows(tx, trusted=trusted).findings]
+
+    def event(rows: Mapping[str, int]) -> PendingEvent:
+        migrated = DatabaseMigrated(source=source, rows=dict(rows))
+        return PendingEvent(time=datetime.now(UTC), event=migrated, context=AuditContext(identity=operator()))
+
+    try:
+        rows = move(
+            settings.db.url,
+            _resolved(url),
+            node=settings.server.node,
+            storages=composition.plugins.storages,
+            examine=examine,
+            event=event,
+            seal=seal,
+            tell=lambda table, count: click.echo(f"{table}: {count} rows copied"),
+        )
+    except NotMoved as error:
+        lines = [printable(line) for line in str(error).splitlines()]
+        raise Failure("\n".join([*lines, "nothing was moved"])) from error
+    click.echo(
+        f"moved {sum(rows.values())} rows of {len(rows)} tables, each read back and compared; the audit log is intact"
+    )
+    click.echo(f"the SQLite database {source} is as it was: keep it, and start no server on it any more")
+    click.echo(f"write into {settings.file}, and start the server:\n[db]")
+    if url.startswith(("env:", "file:")):
+        click.echo(f'url = "{url}"')
+    else:
+        click.echo('url = "URL", as it was given here; with a password better as env:NAME or file:PATH')
+
+
+def _resolved(url: str) -> str:
+    """The URL that `env:NAME` or `file:PATH` stands for, as in the configuration; a path is taken from where the command is run."""
+    from pydantic import ValidationError
+
+    from kipuka.config.sections import DatabaseSection
+
+    try:
+        return DatabaseSection.model_validate({"url": url}).url
+    except ValidationError as error:
+        raise click.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, "), param_hint="URL") from error

@@ -21,7 +21,7 @@ from kipuka.api.storage import Storage
 from kipuka.store.dialect import dialect_for
 from kipuka.store.revisions import Owner, current, newest, owners
 
-__all__ = ["SchemaStatus", "differences", "status", "upgrade"]
+__all__ = ["SchemaStatus", "differences", "status", "upgrade", "upgrade_within"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ def upgrade(url: str, storages: Sequence[Storage] = ()) -> list[SchemaStatus]:
 
     Raises `SchemaError` when a plugin breaks the rules of `kipuka.api.Storage`, or when the database is newer than the scripts.
     """
-    everyone = owners(storages)
+    owners(storages)  # what breaks the rules is told before anything is made
     dialect = dialect_for(url)
     dialect.create()
     dialect.open()
@@ -68,13 +68,18 @@ def upgrade(url: str, storages: Sequence[Storage] = ()) -> list[SchemaStatus]:
         engine = dialect.schema_engine()
         try:
             with dialect.turn(), engine.connect() as connection, connection.begin():
-                return [_bring_up(connection, one) for one in everyone]
+                return upgrade_within(connection, storages)
         except DBAPIError as error:
             raise (dialect.explained(error) or error) from error
         finally:
             engine.dispose()
     finally:
         dialect.close()
+
+
+def upgrade_within(connection: Connection, storages: Sequence[Storage] = ()) -> list[SchemaStatus]:
+    """The same in a transaction that somebody else has begun. Raises `SchemaError`."""
+    return [_bring_up(connection, one) for one in owners(storages)]
 
 
 def differences(url: str, storages: Sequence[Storage] = ()) -> list[str]:

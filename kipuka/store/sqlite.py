@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
@@ -61,7 +61,7 @@ class SQLite:
         self.path = Path(path)
         self._limit = limit
         self._turnstile: Turnstile | None = None
-        self._node_lock: int | None = None
+        self._node_locks: list[int] = []
         self._file: tuple[int, int] | None = None
 
     def exists(self) -> bool:
@@ -97,13 +97,30 @@ class SQLite:
         if self._turnstile is not None:
             self._turnstile.close()
             self._turnstile = None
-        if self._node_lock is not None:
-            os.close(self._node_lock)
-            self._node_lock = None
+        while self._node_locks:
+            os.close(self._node_locks.pop())
 
     def claim_node(self, node: str, run: str) -> None:
         """Lock `<file>-node-<node>.lock` until `close`, or the end of the process."""
         del run  # a lock that is held needs no name
+        self._lock_node(node)
+
+    def claim_every_node(self, node: str) -> None:
+        """Lock that node's file and those of all nodes that ever worked on this database, as `claim_node` does. Raises `AlreadyRunning`."""
+        before, after = f"{self.path.name}-node-", ".lock"
+        try:
+            names = [path.name for path in self.path.parent.iterdir()]
+        except OSError as error:
+            raise self._startup_error(error) from error
+        found = {
+            unquote(name.removeprefix(before).removesuffix(after))
+            for name in names
+            if name.startswith(before) and name.endswith(after)
+        }
+        for one in sorted({node, *found}):
+            self._lock_node(one)
+
+    def _lock_node(self, node: str) -> None:
         name = f"{self.path.name}-node-{quote(node, safe='')}.lock"
         try:
             descriptor = lock_file(self.path.with_name(name))
@@ -115,7 +132,7 @@ class SQLite:
             os.close(descriptor)
             msg = f"another kipuka server with [server] node = {node!r} works on {self.path}"
             raise AlreadyRunning(msg) from None
-        self._node_lock = descriptor
+        self._node_locks.append(descriptor)
 
     @contextmanager
     def turn(self) -> Generator[None]:

@@ -484,3 +484,25 @@ def test_check_fails_for_a_warning_only_when_it_is_told_to(deployment, kipuka):
     deployment.configure({"tls": {"client_auth": {"mode": "none"}}})
     assert "0 errors" in kipuka("check").stdout
     kipuka("check", "--strict", expect=1)
+
+
+@pytest.mark.needs("postgres")
+def test_a_move_to_postgresql_says_what_is_in_the_way_and_never_the_url(deployment, kipuka, kipuka_postgresql):
+    target = kipuka_postgresql.create_database()
+    assert "DB_URL is not set" in kipuka("db", "migrate-to", "env:DB_URL", expect=2).stderr
+    assert "PostgreSQL only" in kipuka("db", "migrate-to", "sqlite:///other.db", expect=1).stderr
+    assert not (deployment.directory / "other.db").exists()
+    with sqlite3.connect(deployment.database) as database:
+        database.execute("CREATE TABLE mine (id INTEGER)")
+    refused = kipuka("db", "migrate-to", target.url, expect=1).stderr
+    assert "no plugin in use owns mine" in refused
+    assert "nothing was moved" in refused
+    with sqlite3.connect(deployment.database) as database:
+        database.execute("DROP TABLE mine")
+    (deployment.directory / "db.url").write_text(f"{target.url}\n", encoding="utf-8")
+    told = kipuka("db", "migrate-to", "file:db.url")
+    assert 'url = "file:db.url"' in told.stdout
+    assert target.url not in told.output
+    deployment.configure({"db": {"url": "file:db.url"}})
+    assert "the audit log is intact" in kipuka("audit", "verify").stdout
+    assert "is PostgreSQL's already" in kipuka("db", "migrate-to", target.url, expect=1).stderr

@@ -1,0 +1,92 @@
+"""A deployment that outgrew SQLite goes on with PostgreSQL: devices, tokens, lock-outs, revocations, audit log and sinks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+
+from kipuka.testing.pki import make_csr
+
+pytestmark = [pytest.mark.server, pytest.mark.needs("postgres")]
+
+LOCKED = "127.0.9.1"
+
+
+@pytest.fixture
+def target(kipuka_postgresql):
+    made = kipuka_postgresql.create_database()
+    yield made
+    kipuka_postgresql.drop_database(made.name)
+
+
+def enrol(server, token, *, address="127.0.0.1"):
+    csr = make_csr(common_name=token.client_id)
+    return server.client().calling_from(address).enroll(csr, token=token.value)
+
+
+def fingerprint(device):
+    return device.certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def revoke(server, device):
+    answer = server.admin("POST", f"/admin/certificates/{fingerprint(device)}/revoke", {"reason": "superseded"})
+    assert answer.status == 200, answer.text
+
+
+def sequences(server):
+    return [event["sequence"] for event in server.audit()]
+
+
+def verified(deployment, *words):
+    return json.loads(deployment.kipuka("audit", "verify", "--json", *words).stdout)
+
+
+def test_after_the_move_everything_goes_on_where_it_was(kipuka_servers, target):
+    server = kipuka_servers({"audit": {"head_interval": 0.5}, "otp": {"max_failures": 5}})
+    deployment, environ = server.deployment, {"DB_URL": target.url}
+    device, gone = server.enrol("device"), server.enrol("gone")
+    revoke(server, gone)
+    used, unused, several = server.make_token("used"), server.make_token("unused"), server.make_token("s", max_uses=2)
+    assert [enrol(server, token).status for token in (used, several)] == [200, 200]
+    wrong = make_csr(common_name="x")
+    statuses = [server.client().calling_from(LOCKED).enroll(wrong, token="of-nobody").status for _ in range(6)]
+    assert statuses == [401] * 5 + [429]
+
+    assert (
+        "another kipuka server" in deployment.kipuka("db", "migrate-to", "env:DB_URL", environ=environ, expect=4).stderr
+    )
+    assert target.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+    server.stop()
+    before = verified(deployment)["chains"][0]
+    certificates = json.loads(deployment.kipuka("cert", "list", "--json").stdout)
+    told = deployment.kipuka("db", "migrate-to", "env:DB_URL", environ=environ).stdout
+    assert 'url = "env:DB_URL"' in told
+    assert f"certificates: {len(certificates)} rows copied" in told
+    assert json.loads(deployment.kipuka("cert", "list", "--json").stdout) == certificates
+    assert "otp_tokens: " in told
+    assert deployment.settings["db"]["url"].startswith("sqlite:"), "the configuration is its owner's"
+    assert verified(deployment)["chains"][0] == before, "the source is as it was"
+
+    deployment.configure({"db": {"url": target.url}})
+    server.start()
+    renewed = server.client(device).reenroll(make_csr(device.subject))
+    assert renewed.status == 200, renewed.text
+    refused = server.client(gone).reenroll(make_csr(gone.subject))
+    assert (refused.status, refused.text.strip()) == (403, "client certificate revoked")
+    assert enrol(server, used).status == 401
+    assert enrol(server, unused, address=LOCKED).status == 429
+    assert enrol(server, unused).status == 200
+    assert [enrol(server, several).status for _ in range(2)] == [200, 401]
+    server.stop()
+
+    [chain] = verified(deployment, "--file", str(deployment.audit_file), "--against-database")["chains"]
+    deployment.kipuka("audit", "verify", "--head", before["head"])
+    assert chain["first"] == 1
+    assert chain["last"] > before["last"]
+    assert sequences(server) == list(range(1, chain["last"] + 1)), "nothing twice in the sink, and no gap"
+    moved = server.audit("database_migrated")
+    assert [event["sequence"] for event in moved] == [before["last"] + 1]
+    assert moved[0]["data"]["rows"]["certificates"] == len(certificates)
+    assert moved[0]["identity"].startswith("cli:")
