@@ -16,8 +16,6 @@ from kipuka.audit.signer import HeadSigner
 from kipuka.audit.verify import verify_store
 from kipuka.store import events
 
-from .forger import edit
-
 DAY = timedelta(days=1)
 
 
@@ -85,9 +83,9 @@ async def test_parts_follow_from_each_other_and_counts_add_up(filled, clock, key
     assert (await verify_store(filled, trusted=trusted)).intact
 
 
-async def test_a_log_that_was_tampered_with_is_not_pruned(filled, clock, key, trusted, database):
+async def test_a_log_that_was_tampered_with_is_not_pruned(filled, clock, key, trusted, sql):
     """Or the traces would go."""
-    edit("UPDATE audit_events SET line = replace(line, '/2', '/9') WHERE sequence = 3")(database)
+    sql("UPDATE audit_events SET line = replace(line, '/2', '/9') WHERE sequence = 3")
     outcome = await prune(filled, key, trusted=trusted, before=clock(), sinks=())
     assert isinstance(outcome, NotPruned)
     assert "sequence 3: the event was changed" in outcome.findings[0]
