@@ -179,9 +179,9 @@ audit_stubs = Table(
     "audit_stubs",
     metadata,
     Column("node", String(255), primary_key=True),
-    Column("sequence", Integer, nullable=False),  # the last event that was pruned
+    Column("sequence", _Counter, nullable=False),  # the last event that was pruned
     Column("hash", String(64), nullable=False),  # its hash, which the first event that is left follows
-    Column("count", Integer, nullable=False),
+    Column("count", _Counter, nullable=False),
     Column("pruned_at", String(27), nullable=False),
     Column("key", String(64), nullable=False),
     Column("signature", String(88), nullable=False),  # Ed25519, base64

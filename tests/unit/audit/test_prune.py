@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kipuka.api import RequestRejected
 from kipuka.audit import prune as pruning
-from kipuka.audit.heads import NodeKey, TrustedKeys
+from kipuka.audit.heads import NodeKey, TrustedKeys, sign_stub
 from kipuka.audit.prune import NotPruned, prune
 from kipuka.audit.signer import HeadSigner
 from kipuka.audit.verify import verify_store
 from kipuka.store import events
+from kipuka.store.events import ChainHead
 
 DAY = timedelta(days=1)
 
@@ -109,3 +110,11 @@ async def test_a_sink_that_comes_later_is_given_what_is_left(filled, clock, key,
     await prune(filled, key, trusted=trusted, before=clock() - 5 * DAY, sinks=())
     [first, *_] = await filled.read(partial(events.after, node="alpha", sequence=0, limit=1))
     assert first.sequence == 6
+
+
+async def test_the_record_of_what_was_pruned_takes_the_numbers_that_events_have(store, key):
+    """Which do not end at two thousand million."""
+    head = ChainHead(node="alpha", sequence=2**40, hash="a" * 64)
+    stub = sign_stub(key, head, count=2**40, time="2030-06-24T00:00:00.000000Z")
+    await store.write(partial(events.set_stub, new=stub))
+    assert await store.read(partial(events.stub, node="alpha")) == stub
