@@ -31,6 +31,7 @@ input(type="imuxsock" Socket="{folder}/log" UseSpecialParser="off" Ruleset="keep
 
 class Rsyslog:
     def __init__(self, folder):
+        folder.mkdir(exist_ok=True)
         self.folder, self.port = folder, free_port()
         self._process = None
         (folder / "rsyslog.conf").write_text(CONFIGURATION.format(folder=folder, port=self.port))

@@ -146,6 +146,35 @@ async def test_what_was_done_to_the_database_is_found_and_named(store, clock, ke
         assert f"node {finding.node}, sequence {finding.sequence}: " in str(finding)
 
 
+OF_ANY_TYPE = {
+    "octets for a line": ("audit_events SET line = x'ff' WHERE sequence = 7", ("changed", 7)),
+    "no UTF-8 in a line": ("audit_events SET line = CAST(x'ff' AS TEXT) WHERE sequence = 7", ("changed", 7)),
+    "octets for a hash": ("audit_events SET hash = x'ff' WHERE sequence = 7", ("changed", 7)),
+    "octets for a time": ("audit_events SET time = x'ff' WHERE sequence = 7", ("changed", 7)),
+    "a number for a name": ("audit_events SET event = 7.5 WHERE sequence = 7", ("changed", 7)),
+    "a text for a number": ("audit_events SET sequence = 'seven' WHERE sequence = 7", ("missing", 7)),
+    "a fraction for a number": ("audit_events SET sequence = 7.5 WHERE sequence = 7", ("missing", 7)),
+    "octets for a node": ("audit_events SET node = x'ff' WHERE sequence = 7", ("missing", 7)),
+    "the node in octets": ("audit_events SET node = CAST(node AS BLOB) WHERE sequence = 7", ("missing", 7)),
+    "a text for the head's number": ("audit_heads SET sequence = 'x'", ("other_head", LAST)),
+    "octets for the head": ("audit_heads SET hash = x'ff'", ("other_head", LAST)),
+    "a text for the stub's number": ("audit_stubs SET sequence = 'x'", ("bad_stub", -1)),
+    "octets for the stub's signature": ("audit_stubs SET signature = x'ff'", ("bad_stub", PRUNED)),
+}
+
+
+@pytest.mark.parametrize("way", OF_ANY_TYPE)
+async def test_a_value_of_another_type_is_found_and_named(store, clock, key, trusted, *, sql, database, way):
+    """SQLite keeps a value of any type in any column, which PostgreSQL does not."""
+    await fill(store, clock, key, trusted)
+    await store.write(partial(events.advance, node="alpha", sink="file", sequence=LAST))
+    statement, place = OF_ANY_TYPE[way]
+    sql(f"UPDATE {statement}", "UPDATE audit_cursors SET sequence = 'x'")
+    report = await verify_store(store, trusted=trusted)
+    assert place in {(finding.problem, finding.sequence) for finding in report.findings}
+    assert all(isinstance(finding.node, str) for finding in report.findings)
+
+
 def forged_line(line, **data):
     content = json.loads(line)
     content["data"] |= data
