@@ -6,6 +6,7 @@ In the room: `Rsyslog`. Not in the room: what has to arrive.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 
 from kipuka.testing.server import free_port, wait_until
@@ -49,8 +50,12 @@ class Rsyslog:
             self._process = None
             (self.folder / "rsyslog.pid").unlink(missing_ok=True)
 
+    def freeze(self):
+        """Connections stand, and what they bring is not read."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self):
-        """As a crash: what it has in memory is gone."""
+        """As a crash: what it has in memory, or has not read, is gone."""
         self._process.kill()
         self._process.wait(20)
         self._process = None

@@ -113,6 +113,12 @@ def end_of(site, name):
     return last
 
 
+def place_of(site, name):
+    """Up to which number the collector has been given the node's events."""
+    ((place,),) = site.rows(f"SELECT sequence FROM audit_cursors WHERE node = '{name}' AND sink = 'collector'")
+    return place
+
+
 def begin_of(site, name):
     ((first,),) = site.rows(f"SELECT min(sequence) FROM audit_events WHERE node = '{name}'")
     return first
@@ -160,11 +166,18 @@ def outcomes(under_way):
 
 
 def test_each_collector_gets_its_nodes_events_through_the_death_of_one(site):
-    """Under load; another node's collector misses nothing meanwhile, and afterwards nothing is missing anywhere."""
-    with load(site, "through-the-kill", 32) as under_way:
+    """Under load, with events it was given and has not read; another node's collector misses nothing meanwhile, and afterwards nothing is
+    missing anywhere.
+    """
+    server = site.servers[site.last]
+    with load(site, "through-the-kill", 48) as under_way:
+        site.collectors[site.last].freeze()
+        unread = end_of(site, site.last)
+        wait_until(
+            lambda: place_of(site, site.last) > unread, timeout=60, what="events that the collector does not read"
+        )
         site.collectors[site.last].kill()
         assert all(outcomes(under_way))
-    server = site.servers[site.last]
     wait_until(lambda: state_of(server)["failing_since"] is not None, timeout=60, what="the failure")
     assert state_of(server)["behind"] > 0
     for name, other in site.servers.items():
