@@ -83,7 +83,11 @@ class PendingEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredEvent:
-    """A row of `audit_events` exactly as it stands, for whoever doubts it."""
+    """A row of `audit_events` exactly as it stands, for whoever doubts it.
+
+    SQLite keeps a value of any type in any column. What is no text stands as the text it is shown as, what is no number as -1,
+    which is nobody's.
+    """
 
     node: str
     sequence: int
@@ -131,18 +135,22 @@ _MOVE_HEAD = update(audit_heads).where(audit_heads.c.node == bindparam("of_node"
 def heads(tx: ReadTx) -> tuple[ChainHead, ...]:
     """The head of every node's chain."""
     rows = tx.execute(select(audit_heads).order_by(audit_heads.c.node))
-    return tuple(ChainHead(node=row.node, sequence=row.sequence, hash=row.hash) for row in rows)
+    return tuple(ChainHead(node=_text(row.node), sequence=_number(row.sequence), hash=_text(row.hash)) for row in rows)
 
 
 def after(tx: ReadTx, node: str, sequence: int, *, limit: int) -> tuple[AuditRecord, ...]:
-    """The events of a node that follow `sequence`, in order, at most `limit`."""
+    """The events of a node that follow `sequence`, in order, at most `limit`.
+
+    Left out is one that somebody moved: its text says another number than its row, and whoever goes on from it would go in circles.
+    """
     statement = (
         select(audit_events)
         .where(audit_events.c.node == node, audit_events.c.sequence > sequence)
         .order_by(audit_events.c.sequence)
         .limit(limit)
     )
-    return tuple(_read(row) for row in tx.execute(statement))
+    read = ((row.sequence, _read(row)) for row in tx.execute(statement))
+    return tuple(record for number, record in read if record.sequence == number)
 
 
 def tail(tx: ReadTx, *, limit: int, node: str | None = None, event: str | None = None) -> tuple[AuditRecord, ...]:
@@ -174,7 +182,7 @@ def newest(tx: ReadTx, node: str, *, event: str) -> StoredEvent | None:
 def stubs(tx: ReadTx) -> tuple[Stub, ...]:
     """What pruning has left of every node's beginning."""
     rows = tx.execute(select(audit_stubs).order_by(audit_stubs.c.node)).mappings()
-    return tuple(Stub(**{str(column): value for column, value in row.items()}) for row in rows)
+    return tuple(_stub(row) for row in rows)
 
 
 def stub(tx: ReadTx, node: str) -> Stub | None:
@@ -246,7 +254,7 @@ def all_cursors(tx: ReadTx) -> tuple[tuple[str, str, int], ...]:
     """Node, sink and number of every cursor."""
     c = audit_cursors.c
     rows = tx.execute(select(c.node, c.sink, c.sequence).order_by(c.node, c.sink))
-    return tuple((row.node, row.sink, row.sequence) for row in rows)
+    return tuple((_text(row.node), _text(row.sink), _number(row.sequence)) for row in rows)
 
 
 def advance(tx: Tx, node: str, sink: str, sequence: int) -> None:
@@ -282,7 +290,23 @@ def set_failing(tx: Tx, node: str, sink: str, since: datetime | None) -> None:
 
 
 def _as_it_stands(row: RowMapping) -> StoredEvent:
-    return StoredEvent(**{str(column): value for column, value in row.items()})
+    texts = {name: _text(row[name]) for name in ("node", "time", "event", "hash", "line")}
+    return StoredEvent(sequence=_number(row["sequence"]), **texts)
+
+
+def _stub(row: RowMapping) -> Stub:
+    texts = {name: _text(row[name]) for name in ("node", "hash", "pruned_at", "key", "signature")}
+    return Stub(sequence=_number(row["sequence"]), count=_number(row["count"]), **texts)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else -1
 
 
 def _read(row: Row[Any]) -> AuditRecord:

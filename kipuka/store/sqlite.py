@@ -226,6 +226,7 @@ class SQLite:
         return engine
 
     def _prepare(self, connection: sqlite3.Connection, *, query_only: bool) -> None:
+        connection.text_factory = _text  # what somebody else wrote may be no text; whoever verifies has to see it
         connection.execute(f"PRAGMA busy_timeout={self._limit // timedelta(milliseconds=1)}").close()
         if connection.execute("PRAGMA journal_mode=WAL").fetchall() != [("wal",)]:
             msg = f"the database {self.path}: its file system does not allow a write-ahead log"
@@ -242,3 +243,7 @@ class SQLite:
 
     def _startup_error(self, error: OSError) -> StartupError:
         return StartupError(f"the database {self.path}: {error.strerror}")
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")

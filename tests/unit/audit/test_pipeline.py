@@ -102,6 +102,20 @@ async def test_another_nodes_events_are_its_own_outboxs_work(store, url, clock):
     assert sink.numbers == []
 
 
+async def test_an_event_that_somebody_moved_is_not_carried_in_circles(store, audited, sql):
+    """RULES I1: the verification names it. The sink gets what comes after it, each once, and no flood of repeats."""
+    sink = RecordingSink()
+    for number in range(1, 5):
+        await audited(number)
+    sql("UPDATE audit_events SET sequence = 1000 WHERE sequence = 2")
+    async with open_outbox(store, {"s": sink}, pace=pace()):
+        await until(lambda: 4 in sink.numbers)
+        await audited(5)
+        await until(lambda: 5 in sink.numbers)
+    assert sink.numbers == [1, 3, 4, 5]
+    assert await cursors(store) == {"s": 5}
+
+
 async def test_a_sink_that_was_down_gets_everything_once_it_is_back(store, audited):
     """DESIGN guarantee 7: a sink that is down loses nothing."""
     down, up = RecordingSink(), RecordingSink()

@@ -10,13 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kipuka.api import RequestRejected
 from kipuka.audit import prune as pruning
-from kipuka.audit.heads import NodeKey, TrustedKeys
+from kipuka.audit.heads import NodeKey, TrustedKeys, sign_stub
 from kipuka.audit.prune import NotPruned, prune
 from kipuka.audit.signer import HeadSigner
 from kipuka.audit.verify import verify_store
 from kipuka.store import events
-
-from .forger import edit
+from kipuka.store.events import ChainHead
 
 DAY = timedelta(days=1)
 
@@ -85,9 +84,9 @@ async def test_parts_follow_from_each_other_and_counts_add_up(filled, clock, key
     assert (await verify_store(filled, trusted=trusted)).intact
 
 
-async def test_a_log_that_was_tampered_with_is_not_pruned(filled, clock, key, trusted, database):
+async def test_a_log_that_was_tampered_with_is_not_pruned(filled, clock, key, trusted, sql):
     """Or the traces would go."""
-    edit("UPDATE audit_events SET line = replace(line, '/2', '/9') WHERE sequence = 3")(database)
+    sql("UPDATE audit_events SET line = replace(line, '/2', '/9') WHERE sequence = 3")
     outcome = await prune(filled, key, trusted=trusted, before=clock(), sinks=())
     assert isinstance(outcome, NotPruned)
     assert "sequence 3: the event was changed" in outcome.findings[0]
@@ -111,3 +110,11 @@ async def test_a_sink_that_comes_later_is_given_what_is_left(filled, clock, key,
     await prune(filled, key, trusted=trusted, before=clock() - 5 * DAY, sinks=())
     [first, *_] = await filled.read(partial(events.after, node="alpha", sequence=0, limit=1))
     assert first.sequence == 6
+
+
+async def test_the_record_of_what_was_pruned_takes_the_numbers_that_events_have(store, key):
+    """Which do not end at two thousand million."""
+    head = ChainHead(node="alpha", sequence=2**40, hash="a" * 64)
+    stub = sign_stub(key, head, count=2**40, time="2030-06-24T00:00:00.000000Z")
+    await store.write(partial(events.set_stub, new=stub))
+    assert await store.read(partial(events.stub, node="alpha")) == stub

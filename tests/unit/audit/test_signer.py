@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sqlite3
 from datetime import timedelta
 from functools import partial
 
@@ -45,13 +43,6 @@ async def record(store, count=3):
 
 async def names(store):
     return [one.event for one in await store.read(partial(events.after, node="alpha", sequence=0, limit=1000))]
-
-
-def edit(database, *statements):
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        for statement in statements:
-            connection.execute(statement)
-        connection.commit()
 
 
 async def test_the_head_is_signed_and_recorded_in_the_chain_it_speaks_of(store, signer, key):
@@ -98,33 +89,32 @@ CHANGES = {
 
 @pytest.mark.parametrize("memory", [True, False], ids=["the same process", "the next process"])
 @pytest.mark.parametrize("change", CHANGES)
-async def test_what_somebody_changed_is_not_signed(store, key, database, *, change, memory):
+async def test_what_somebody_changed_is_not_signed(store, key, sql, *, change, memory):
     """Or whoever changes the database would only have to wait for the server to sign it."""
     signer = new_signer(store, key)
     await record(store)
     await signer.sign()
     await record(store, 4)
-    edit(database, *CHANGES[change])
+    sql(*CHANGES[change])
     signer = signer if memory else new_signer(store, key)
     assert await signer.sign() is None
 
 
-async def test_a_broken_chain_is_told_once(store, signer, database):
+async def test_a_broken_chain_is_told_once(store, signer, sql):
     await record(store)
     await signer.sign()
     await record(store, 2)
-    edit(database, "UPDATE audit_events SET line = replace(line, '/1', '/9') WHERE sequence = 6")
+    sql("UPDATE audit_events SET line = replace(line, '/1', '/9') WHERE sequence = 6")
     for _ in range(3):
         assert await signer.sign() is None
     assert (await names(store)).count("audit_chain_broken") == 1
 
 
-async def test_heads_that_were_taken_out_are_missed_by_the_process_that_signed(store, signer, database):
+async def test_heads_that_were_taken_out_are_missed_by_the_process_that_signed(store, signer, sql):
     """Who takes them all out and writes the chain anew is found by the server that still runs."""
     await record(store)
     await signer.sign()
-    edit(
-        database,
+    sql(
         "DELETE FROM audit_events WHERE sequence > 2",
         "UPDATE audit_heads SET sequence = 2, hash = (SELECT hash FROM audit_events WHERE sequence = 2)",
     )

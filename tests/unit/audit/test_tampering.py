@@ -131,7 +131,7 @@ DATABASE = {
 
 
 @pytest.mark.parametrize("way", DATABASE)
-async def test_what_was_done_to_the_database_is_found_and_named(store, clock, key, trusted, database, *, way):
+async def test_what_was_done_to_the_database_is_found_and_named(store, clock, key, trusted, sql, *, way):
     await fill(store, clock, key, trusted)
     untouched = await verify_store(store, trusted=trusted)
     assert untouched.intact, untouched.findings
@@ -139,11 +139,40 @@ async def test_what_was_done_to_the_database_is_found_and_named(store, clock, ke
     assert (chain.first, chain.last, chain.signed.sequence, chain.uncovered) == (4, LAST, LAST_HEAD - 1, 3)
     assert (chain.pruned.sequence, chain.pruned.count) == (PRUNED, PRUNED)
     tamper, places = DATABASE[way]
-    tamper(database)
+    tamper(sql)
     report = await verify_store(store, trusted=trusted)
     assert places <= {(finding.problem, finding.sequence) for finding in report.findings}
     for finding in report.findings:
         assert f"node {finding.node}, sequence {finding.sequence}: " in str(finding)
+
+
+OF_ANY_TYPE = {
+    "octets for a line": ("audit_events SET line = x'ff' WHERE sequence = 7", ("changed", 7)),
+    "no UTF-8 in a line": ("audit_events SET line = CAST(x'ff' AS TEXT) WHERE sequence = 7", ("changed", 7)),
+    "octets for a hash": ("audit_events SET hash = x'ff' WHERE sequence = 7", ("changed", 7)),
+    "octets for a time": ("audit_events SET time = x'ff' WHERE sequence = 7", ("changed", 7)),
+    "a number for a name": ("audit_events SET event = 7.5 WHERE sequence = 7", ("changed", 7)),
+    "a text for a number": ("audit_events SET sequence = 'seven' WHERE sequence = 7", ("missing", 7)),
+    "a fraction for a number": ("audit_events SET sequence = 7.5 WHERE sequence = 7", ("missing", 7)),
+    "octets for a node": ("audit_events SET node = x'ff' WHERE sequence = 7", ("missing", 7)),
+    "the node in octets": ("audit_events SET node = CAST(node AS BLOB) WHERE sequence = 7", ("missing", 7)),
+    "a text for the head's number": ("audit_heads SET sequence = 'x'", ("other_head", LAST)),
+    "octets for the head": ("audit_heads SET hash = x'ff'", ("other_head", LAST)),
+    "a text for the stub's number": ("audit_stubs SET sequence = 'x'", ("bad_stub", -1)),
+    "octets for the stub's signature": ("audit_stubs SET signature = x'ff'", ("bad_stub", PRUNED)),
+}
+
+
+@pytest.mark.parametrize("way", OF_ANY_TYPE)
+async def test_a_value_of_another_type_is_found_and_named(store, clock, key, trusted, *, sql, database, way):
+    """SQLite keeps a value of any type in any column, which PostgreSQL does not."""
+    await fill(store, clock, key, trusted)
+    await store.write(partial(events.advance, node="alpha", sink="file", sequence=LAST))
+    statement, place = OF_ANY_TYPE[way]
+    sql(f"UPDATE {statement}", "UPDATE audit_cursors SET sequence = 'x'")
+    report = await verify_store(store, trusted=trusted)
+    assert place in {(finding.problem, finding.sequence) for finding in report.findings}
+    assert all(isinstance(finding.node, str) for finding in report.findings)
 
 
 def forged_line(line, **data):
@@ -202,13 +231,13 @@ AGAINST = {
 
 
 @pytest.mark.parametrize("way", AGAINST)
-async def test_a_file_shows_what_the_database_alone_does_not(store, clock, key, trusted, *, database, tmp_path, way):
+async def test_a_file_shows_what_the_database_alone_does_not(store, clock, key, trusted, *, sql, tmp_path, way):
     """What comes after the last signed head: DESIGN guarantee 7."""
     file = tmp_path / "copy.jsonl"
     file.write_text("".join(f"{line}\n" for line in await fill(store, clock, key, trusted)))
     assert (await verify_file_and_store(store, file, trusted=trusted)).intact, "the file goes back before the stub"
     tamper, place = AGAINST[way]
-    tamper(database)
+    tamper(sql)
     if way != "more pruned":
         assert (await verify_store(store, trusted=trusted)).intact
     assert verify_file(file, trusted=trusted).intact
@@ -239,11 +268,11 @@ def seal_again(content):
 @pytest.mark.parametrize(
     ("sequence", "own_hash", "found"), [(LAST, None, True), (PRUNED, None, False), (1, "x", False)]
 )
-async def test_a_kept_head_holds_over_pruning(store, clock, key, trusted, database, *, sequence, own_hash, found):
+async def test_a_kept_head_holds_over_pruning(store, clock, key, trusted, sql, *, sequence, own_hash, found):
     lines = await fill(store, clock, key, trusted)
     kept = ChainHead(node="alpha", sequence=sequence, hash=own_hash or json.loads(lines[sequence - 1])["hash"])
     assert (await verify_store(store, known=[kept], trusted=trusted)).intact
-    edit(f"DELETE FROM audit_events WHERE sequence > {LAST_HEAD}", HEAD_FITS)(database)
+    sql(f"DELETE FROM audit_events WHERE sequence > {LAST_HEAD}", HEAD_FITS)
     report = await verify_store(store, known=[kept], trusted=trusted)
     assert {(one.problem, one.sequence) for one in report.findings} == ({("cut", LAST)} if found else set())
 
@@ -255,7 +284,7 @@ async def test_a_kept_head_at_the_place_of_the_stub_must_be_its(store, clock, ke
     assert [(one.problem, one.sequence) for one in report.findings] == [("changed", PRUNED)]
 
 
-async def test_each_nodes_chain_is_verified_by_itself(store, url, clock, key, trusted, *, database):
+async def test_each_nodes_chain_is_verified_by_itself(store, url, clock, key, trusted, *, sql):
     await fill(store, clock, key, trusted)
     other = NodeKey(Ed25519PrivateKey.generate())
     async with open_store(url, node="beta", clock=clock, seal=seal) as second:
@@ -267,6 +296,6 @@ async def test_each_nodes_chain_is_verified_by_itself(store, url, clock, key, tr
     assert [(chain.node, chain.signed.sequence) for chain in report.chains] == [("alpha", LAST_HEAD - 1), ("beta", 1)]
     found = (await verify_store(store, trusted=trusted)).findings
     assert {(one.node, one.problem) for one in found} == {("beta", "bad_signature"), ("beta", "unsigned")}
-    edit("UPDATE audit_events SET line = replace(line, '/1', '/9') WHERE node = 'beta'")(database)
+    sql("UPDATE audit_events SET line = replace(line, '/1', '/9') WHERE node = 'beta'")
     found = (await verify_store(store, trusted=both)).findings
     assert [(one.node, one.problem, one.sequence) for one in found] == [("beta", "changed", 1)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 from functools import partial
 
 import pytest
@@ -15,6 +13,8 @@ from kipuka.audit.verify import verify_file, verify_lines, verify_store
 from kipuka.store import events
 from kipuka.store.database import open_store
 from kipuka.store.events import ChainHead
+
+from .forger import edit, rewrite
 
 LENGTH = 6
 
@@ -29,41 +29,6 @@ async def filled(store):
 async def exported(store):
     records = await store.read(partial(events.after, node="alpha", sequence=0, limit=10_000))
     return [record.to_json() for record in records]
-
-
-def edit(*statements):
-    def tamper(database):
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            for statement in statements:
-                connection.execute(statement)
-            connection.commit()
-
-    return tamper
-
-
-def rewrite(sequence, *, rehash, following=False):
-    """Change an event's text, and mend its hash, and that of all that follow, as far as the forger goes."""
-
-    def tamper(database):
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            rows = connection.execute("SELECT sequence, line FROM audit_events ORDER BY sequence").fetchall()
-            previous = None
-            for number, line in rows:
-                if number < sequence or (number > sequence and not following):
-                    continue
-                content = json.loads(line)
-                if number == sequence:
-                    content["data"]["path"] = "/forged"
-                elif previous is not None:
-                    content["previous_hash"] = previous
-                forged = canonical(content)
-                previous = line_hash(forged)
-                connection.execute("UPDATE audit_events SET line = ? WHERE sequence = ?", (forged, number))
-                if rehash:
-                    connection.execute("UPDATE audit_events SET hash = ? WHERE sequence = ?", (previous, number))
-            connection.commit()
-
-    return tamper
 
 
 COPY = "INSERT INTO audit_events SELECT '{node}', {to}, time, event, hash, line FROM audit_events WHERE sequence = {of} AND node = 'alpha'"
@@ -135,10 +100,10 @@ SWAP = (
         ),
     ],
 )
-async def test_what_was_done_to_the_database_is_found_and_named(filled, database, tamper, places):
+async def test_what_was_done_to_the_database_is_found_and_named(filled, sql, tamper, places):
     """DESIGN guarantee 7: `kipuka audit verify` finds a changed, removed, reordered or inserted event."""
     assert (await verify_store(filled)).intact
-    tamper(database)
+    tamper(sql)
     report = await verify_store(filled)
     assert not report.intact
     found = {(finding.problem, finding.sequence) for finding in report.findings}
@@ -173,26 +138,26 @@ async def test_a_log_longer_than_a_part_is_read_whole(store, monkeypatch):
     assert report.chains[0].events == 5
 
 
-async def test_a_whole_chain_written_anew_shows_against_a_noted_head(filled, database):
+async def test_a_whole_chain_written_anew_shows_against_a_noted_head(filled, sql):
     """RULES I1: `audit verify --head`."""
     [chain] = (await verify_store(filled)).chains
     noted = ChainHead(node=chain.node, sequence=chain.last, hash=chain.head)
     await filled.audit(ServerStopped(pid=1))
     assert (await verify_store(filled, known=[noted])).intact
-    rewrite(2, rehash=True, following=True)(database)
-    edit("UPDATE audit_heads SET hash = (SELECT hash FROM audit_events WHERE sequence = 7)")(database)
+    rewrite(2, rehash=True, following=True)(sql)
+    sql("UPDATE audit_heads SET hash = (SELECT hash FROM audit_events WHERE sequence = 7)")
     assert (await verify_store(filled)).intact, "nothing in the database itself tells"
     report = await verify_store(filled, known=[noted])
     assert [(finding.problem, finding.sequence) for finding in report.findings] == [("changed", 6)]
 
 
-async def test_a_cut_tail_shows_against_a_noted_head(filled, database):
+async def test_a_cut_tail_shows_against_a_noted_head(filled, sql):
     [chain] = (await verify_store(filled)).chains
     noted = ChainHead(node=chain.node, sequence=chain.last, hash=chain.head)
-    edit(
+    sql(
         "DELETE FROM audit_events WHERE sequence > 4",
         "UPDATE audit_heads SET sequence = 4, hash = (SELECT hash FROM audit_events WHERE sequence = 4)",
-    )(database)
+    )
     assert (await verify_store(filled)).intact
     report = await verify_store(filled, known=[noted])
     assert [(finding.problem, finding.sequence) for finding in report.findings] == [("cut", 6)]

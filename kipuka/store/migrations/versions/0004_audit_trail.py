@@ -10,7 +10,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Make the table of stubs."""
+    """Make the table of stubs, whose numbers are as wide as those of events."""
     counter = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.create_table(
         "audit_stubs",

@@ -1,9 +1,9 @@
-"""A store per test, on each of the databases, over a copy of a database that was made once."""
+"""A store per test, on each of the databases, over a copy of a database that was made once: for the store and for the audit log."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -73,15 +73,19 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def sql(url: str) -> Callable[..., list[tuple]]:
-    """Runs statements on the database, each committed, over a connection of its own beside the store."""
+    """Runs statements on the database, each committed, over a connection of its own beside the store.
 
-    def sql(*statements: str) -> list[tuple]:
+    A statement with values for its `:names` is a pair; with several sets of them it is run once for each.
+    """
+
+    def sql(*statements: str | tuple[str, Mapping | Sequence[Mapping]]) -> list[tuple]:
         engine = dialect_for(url).schema_engine()
         rows: list[tuple] = []
         try:
-            for statement in statements:
+            for one in statements:
+                statement, values = (one, None) if isinstance(one, str) else one
                 with engine.connect() as connection, connection.begin():
-                    result = connection.execute(sqlalchemy.text(statement))
+                    result = connection.execute(sqlalchemy.text(statement), values)
                     rows = [tuple(row) for row in result] if result.returns_rows else []
         finally:
             engine.dispose()
