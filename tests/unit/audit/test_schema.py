@@ -16,7 +16,7 @@ from kipuka.store.context import AuditContext
 from kipuka.store.events import PendingEvent
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "reference" / "audit-events.schema.json"
-SAMPLES = {"string": "x", "integer": 7, "boolean": True, "array": ["x"], "null": None}
+SAMPLES = {"string": "x", "integer": 7, "boolean": True, "array": ["x"], "object": {"x": 7}, "null": None}
 
 
 def test_the_published_schema_is_the_events():
