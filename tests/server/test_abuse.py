@@ -51,7 +51,11 @@ class Crowd:
         reader, writer = await asyncio.open_connection(sock=plain, limit=2048)
         peer = Peer(reader, writer, self.context)
         Peer.opened.remove(peer)
-        await peer.handshake()
+        try:
+            await peer.handshake()
+        except BaseException:  # also when the crowd goes meanwhile
+            peer.abort()
+            raise
         return peer
 
     async def idle(self, number: int) -> None:

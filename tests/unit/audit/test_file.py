@@ -24,7 +24,7 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def opened(path, services):
+def open_sink(path, services):
     return lambda: open_file_sink(FileSinkSettings(path=path), services)
 
 
@@ -47,18 +47,18 @@ def test_a_relative_path_is_relative_to_the_configuration_file(tmp_path):
     assert settings.path == tmp_path / "logs" / "a.jsonl"
 
 
-async def test_the_file_is_the_owners_only(path, opened):
+async def test_the_file_is_the_owners_only(path, open_sink):
     """DESIGN guarantee 8: also under a permissive umask."""
     before = os.umask(0)
     try:
-        async with opened():
+        async with open_sink():
             assert path.stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
 
 
-async def test_each_event_is_one_line_of_json_and_the_file_verifies(path, opened, records):
-    async with opened() as sink:
+async def test_each_event_is_one_line_of_json_and_the_file_verifies(path, open_sink, records):
+    async with open_sink() as sink:
         await sink.write(records[:4])
         await sink.write(records[4:])
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -67,40 +67,40 @@ async def test_each_event_is_one_line_of_json_and_the_file_verifies(path, opened
     assert verify_file(path).intact
 
 
-async def test_through_the_outbox_a_file_has_the_whole_log(path, opened, store, records):
-    async with opened() as sink, open_outbox(store, {"file": sink}):
+async def test_through_the_outbox_a_file_has_the_whole_log(path, open_sink, store, records):
+    async with open_sink() as sink, open_outbox(store, {"file": sink}):
         await store.audit(ServerStopped(pid=7))
     report = verify_file(path)
     assert report.intact
     assert report.chains[0].events == 7
 
 
-async def test_what_is_there_is_appended_to(path, opened, records):
+async def test_what_is_there_is_appended_to(path, open_sink, records):
     for part in (records[:3], records[3:]):
-        async with opened() as sink:
+        async with open_sink() as sink:
             await sink.write(part)
     assert len(path.read_text().splitlines()) == 6
 
 
-async def test_records_are_on_disk_when_write_returns(opened, records, monkeypatch):
+async def test_records_are_on_disk_when_write_returns(open_sink, records, monkeypatch):
     synced = []
     real = os.fsync
-    async with opened() as sink:
+    async with open_sink() as sink:
         monkeypatch.setattr(file.os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
         await sink.write(records)
     assert len(synced) == 1
 
 
-async def test_a_line_that_a_crash_tore_is_ended_and_its_record_comes_whole(path, opened, records):
+async def test_a_line_that_a_crash_tore_is_ended_and_its_record_comes_whole(path, open_sink, records):
     path.write_text(f"{records[0].to_json()}\n{records[1].to_json()[:30]}")
-    async with opened() as sink:
+    async with open_sink() as sink:
         await sink.write(records[1:])
     assert len(path.read_text().splitlines()) == 7
     assert verify_file(path).intact
 
 
-async def test_a_file_that_was_renamed_is_followed_by_a_new_one(path, opened, records):
-    async with opened() as sink:
+async def test_a_file_that_was_renamed_is_followed_by_a_new_one(path, open_sink, records):
+    async with open_sink() as sink:
         await sink.write(records[:2])
         old = path.rename(path.with_suffix(".1"))
         await sink.write(records[2:4])
@@ -111,9 +111,9 @@ async def test_a_file_that_was_renamed_is_followed_by_a_new_one(path, opened, re
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_file_that_was_copied_and_truncated_begins_anew(path, opened, records):
+async def test_a_file_that_was_copied_and_truncated_begins_anew(path, open_sink, records):
     """`copytruncate` of logrotate: what is written between its two steps is lost to it, but nothing is written beyond a hole."""
-    async with opened() as sink:
+    async with open_sink() as sink:
         await sink.write(records[:3])
         copy = path.with_suffix(".1")
         copy.write_bytes(path.read_bytes())
@@ -139,14 +139,14 @@ async def test_a_folder_that_goes_and_comes_back_has_the_whole_log(path, service
     assert settings.path.read_text().splitlines() == [record.to_json() for record in records]
 
 
-async def test_a_full_disk_raises_and_the_records_come_again_whole(path, opened, records, monkeypatch):
+async def test_a_full_disk_raises_and_the_records_come_again_whole(path, open_sink, records, monkeypatch):
     real = os.write
 
     def half(descriptor, data):
         real(descriptor, bytes(data)[:40])
         raise OSError(28, "No space left on device")
 
-    async with opened() as sink:
+    async with open_sink() as sink:
         await sink.write(records[:2])
         monkeypatch.setattr(file.os, "write", half)
         with pytest.raises(OSError, match="No space"):
@@ -156,18 +156,18 @@ async def test_a_full_disk_raises_and_the_records_come_again_whole(path, opened,
     assert verify_file(path).intact
 
 
-async def test_a_short_write_is_continued(path, opened, records, monkeypatch):
+async def test_a_short_write_is_continued(path, open_sink, records, monkeypatch):
     real = os.write
-    async with opened() as sink:
+    async with open_sink() as sink:
         monkeypatch.setattr(file.os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:7]))
         await sink.write(records)
     assert path.read_text().splitlines() == [record.to_json() for record in records]
 
 
-async def test_a_write_that_hangs_takes_one_thread_and_not_one_more_per_attempt(opened, records, monkeypatch):
+async def test_a_write_that_hangs_takes_one_thread_and_not_one_more_per_attempt(open_sink, records, monkeypatch):
     gate = threading.Event()
     real = os.fsync
-    async with opened() as sink:
+    async with open_sink() as sink:
         monkeypatch.setattr(file.os, "fsync", lambda descriptor: (gate.wait(20), real(descriptor)))
         hanging = asyncio.create_task(sink.write(records[:1]))
         await asyncio.sleep(0.1)
@@ -179,10 +179,10 @@ async def test_a_write_that_hangs_takes_one_thread_and_not_one_more_per_attempt(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-async def test_what_is_no_regular_file_is_refused(path, opened, make):
+async def test_what_is_no_regular_file_is_refused(path, open_sink, make):
     make(path)
     with pytest.raises(OSError):  # noqa: PT011 - the system's own words differ
-        async with opened():
+        async with open_sink():
             pytest.fail("it was opened")
     assert [finding.severity for finding in check_file_sink(FileSinkSettings(path=path))] == ["error"]
 

@@ -43,7 +43,7 @@ async def records(store):
 
 
 @pytest.fixture
-def opened(services):
+def open_sink(services):
     return lambda settings: open_syslog(settings, services)
 
 
@@ -115,9 +115,9 @@ def test_its_kind_is_named_as_its_type():
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_every_event_arrives_in_order_as_a_message_of_its_own(tmp_path, files, opened, records, way):
+async def test_every_event_arrives_in_order_as_a_message_of_its_own(tmp_path, files, open_sink, records, way):
     with reached_by(way, tmp_path, files) as (collector, settings):
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             await sink.write(records[:4])
             await sink.write(records[4:])
             collector.wait_for(6)
@@ -127,7 +127,7 @@ async def test_every_event_arrives_in_order_as_a_message_of_its_own(tmp_path, fi
     assert verify_lines(lines).intact
 
 
-async def test_facility_severity_and_names_are_those_configured(opened, records):
+async def test_facility_severity_and_names_are_those_configured(open_sink, records):
     with DatagramCollector() as collector:
         settings = SyslogSettings(
             transport="udp",
@@ -138,7 +138,7 @@ async def test_facility_severity_and_names_are_those_configured(opened, records)
             hostname="est-1.example.com",
             enterprise_number=54321,
         )
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             await sink.write(records[:1])
             collector.wait_for(1)
     (message,) = map(parse, collector.messages)
@@ -148,13 +148,13 @@ async def test_facility_severity_and_names_are_those_configured(opened, records)
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_server_opens_the_sink_while_its_collector_is_away_and_a_write_raises(
-    tmp_path, files, opened, records, way
+    tmp_path, files, open_sink, records, way
 ):
     with reached_by(way, tmp_path, files) as (collector, settings):
         collector.stop()
         if way.startswith("unix"):
             (tmp_path / "log").unlink()
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             with pytest.raises(OSError):  # noqa: PT011 - the system's own words differ
                 await sink.write(records[:1])
             collector.start()
@@ -164,11 +164,11 @@ async def test_a_server_opens_the_sink_while_its_collector_is_away_and_a_write_r
 
 
 @pytest.mark.parametrize("way", ["tcp", "tls", "unix stream"])
-async def test_after_an_outage_everything_arrives_in_order_without_a_gap(tmp_path, files, opened, store, way):
+async def test_after_an_outage_everything_arrives_in_order_without_a_gap(tmp_path, files, open_sink, store, way):
     """DESIGN guarantee 7: the collector dies in the middle, more than once; some come twice, none never."""
     with reached_by(way, tmp_path, files) as (collector, settings):
         number = 0
-        async with opened(settings) as sink, open_outbox(store, {"syslog": sink}, pace=PACE) as outbox:
+        async with open_sink(settings) as sink, open_outbox(store, {"syslog": sink}, pace=PACE) as outbox:
             for _ in range(3):
                 for _ in range(40):
                     await store.audit(ServerStopped(pid=number))
@@ -192,11 +192,11 @@ def first_times(numbers):
     return list(dict.fromkeys(numbers))
 
 
-async def test_what_a_collector_had_taken_but_not_read_when_it_died_comes_again(opened, records):
+async def test_what_a_collector_had_taken_but_not_read_when_it_died_comes_again(open_sink, records):
     """TCP has no receipts: what lay in a buffer is sent once more."""
     with StreamCollector() as collector:
         settings = SyslogSettings(transport="tcp", address=f"127.0.0.1:{collector.port}")
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             await sink.write(records[:1])
             collector.wait_for(1)
             collector.reading.clear()
@@ -224,10 +224,10 @@ async def test_what_is_kept_for_that_is_bounded(monkeypatch):
         link.close()
 
 
-async def test_a_connection_that_was_closed_while_nothing_was_to_send_is_noticed_before_the_next_event(opened, records):
+async def test_a_connection_that_was_closed_while_nothing_was_to_send_is_noticed_before_the_next_event(open_sink, records):
     with StreamCollector() as collector:
         settings = SyslogSettings(transport="tcp", address=f"127.0.0.1:{collector.port}")
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             await sink.write(records[:3])
             collector.wait_for(3)
             collector.hang_up()
@@ -238,7 +238,7 @@ async def test_a_connection_that_was_closed_while_nothing_was_to_send_is_noticed
     assert collector.connections == 2
 
 
-async def test_a_relay_that_takes_everything_and_hangs_up_is_not_believed(opened, records):
+async def test_a_relay_that_takes_everything_and_hangs_up_is_not_believed(open_sink, records):
     """A load balancer without a collector behind it: nothing is called delivered."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -253,7 +253,7 @@ async def test_a_relay_that_takes_everything_and_hangs_up_is_not_believed(opened
 
     threading.Thread(target=take_and_hang_up, daemon=True).start()
     settings = SyslogSettings(transport="tcp", address=f"127.0.0.1:{listener.getsockname()[1]}")
-    async with opened(settings) as sink:
+    async with open_sink(settings) as sink:
         for _ in range(3):
             with pytest.raises(OSError, match=r"closed|reset|[Bb]roken"):
                 await sink.write(records)
@@ -261,13 +261,13 @@ async def test_a_relay_that_takes_everything_and_hangs_up_is_not_believed(opened
     listener.close()
 
 
-async def test_a_collector_that_reads_nothing_any_more_is_given_up_in_time_and_with_its_connection(opened, records):
+async def test_a_collector_that_reads_nothing_any_more_is_given_up_in_time_and_with_its_connection(open_sink, records):
     with StreamCollector() as collector:
         collector.reading.clear()
         settings = SyslogSettings(
             transport="tcp", address=f"127.0.0.1:{collector.port}", write_timeout=timedelta(seconds=0.3)
         )
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             with pytest.raises(OSError):  # noqa: PT011 - a time-out, or a reset where the kernel gives up first
                 for _ in range(2000):
                     await sink.write(records)
@@ -281,12 +281,12 @@ async def test_a_collector_that_reads_nothing_any_more_is_given_up_in_time_and_w
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_collector_that_asks_for_a_certificate_is_shown_one(files, opened, records, version):
+async def test_a_collector_that_asks_for_a_certificate_is_shown_one(files, open_sink, records, version):
     with tls_collector(files, clients=True, version=version) as collector:
         settings = tls_settings(
             files, collector, cert=files / "client.pem", key=files / "client.key", key_password="sesame"
         )
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             await sink.write(records)
             collector.wait_for(6)
     assert collector.numbers == [0, 1, 2, 3, 4, 5]
@@ -307,21 +307,21 @@ async def test_a_collector_that_asks_for_a_certificate_is_shown_one(files, opene
     ],
 )
 async def test_where_the_peers_do_not_trust_each_other_nothing_is_called_delivered(
-    files, opened, records, collector, changes
+    files, open_sink, records, collector, changes
 ):
     """RFC 5425, 5.2; in TLS 1.3 a server says so only after its client has begun to send."""
     changes = {key: files / value if key in {"cert", "key"} else value for key, value in changes.items()}
     with tls_collector(files, **collector) as receiving:
-        async with opened(tls_settings(files, receiving, **changes)) as sink:
+        async with open_sink(tls_settings(files, receiving, **changes)) as sink:
             for _ in range(3):
                 with pytest.raises(OSError):  # noqa: PT011 - OpenSSL's own words differ
                     await sink.write(records)
     assert receiving.messages == []
 
 
-async def test_the_name_to_verify_may_be_another_than_that_to_connect_to(files, opened, records):
+async def test_the_name_to_verify_may_be_another_than_that_to_connect_to(files, open_sink, records):
     with tls_collector(files, name="other") as collector:
-        async with opened(tls_settings(files, collector, host="127.0.0.1", server_name="elsewhere.example")) as sink:
+        async with open_sink(tls_settings(files, collector, host="127.0.0.1", server_name="elsewhere.example")) as sink:
             await sink.write(records)
             collector.wait_for(6)
 
@@ -329,14 +329,14 @@ async def test_the_name_to_verify_may_be_another_than_that_to_connect_to(files, 
 # -- datagrams ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_datagram_is_no_longer_than_receivers_should_take(opened, store):
+async def test_a_datagram_is_no_longer_than_receivers_should_take(open_sink, store):
     """RFC 5424, 6.1."""
     await store.audit(ServerStopped(pid=int("9" * 15)))
     records = await store.read(partial(events.after, node="alpha", sequence=0, limit=1))
     big = [replace(record, line="x" * 9000) for record in records]
     with DatagramCollector() as collector:
         settings = SyslogSettings(transport="udp", address=f"127.0.0.1:{collector.port}")
-        async with opened(settings) as sink:
+        async with open_sink(settings) as sink:
             await sink.write(big)
             collector.wait_for(1)
     assert len(collector.messages[0]) == 2048
