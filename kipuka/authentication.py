@@ -38,13 +38,13 @@ from kipuka.api import (
     NotPresented,
     Operation,
     PresentedCertificate,
-    Tx,
 )
 from kipuka.api.errors import BackendError, RequestError
-from kipuka.api.events import AuditEvent
 from kipuka.audit.failures import Failures
+from kipuka.mtls import CERTIFICATE_METHOD
 from kipuka.store import certificates
 from kipuka.store.database import Store, is_of_store
+from kipuka.store.events import audit_all
 from kipuka.x509.path import AnchorSet, PathVerdict, check_path, check_validity
 
 __all__ = [
@@ -66,7 +66,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-CERTIFICATE_METHOD = "mtls"
 CERTIFICATE_REQUIRED = "client certificate required"
 PathCache = dict[str, PathVerdict]
 
@@ -365,7 +364,7 @@ class LabelAuthentication:
         failures = failure_events(outcome.denials, credentials)
         if isinstance(outcome, Recognised):
             if failures:
-                await self.store.write(partial(_audit_all, events=failures))
+                await self.store.write(partial(audit_all, events=failures))
             return judged
         await self.failures.tell(failures)
         certificate_only, challenges = self._what_would_do(credentials)
@@ -381,8 +380,3 @@ class LabelAuthentication:
             return True, ()
         challenges = self.chain.challenges(self.methods)
         return not challenges, challenges
-
-
-def _audit_all(tx: Tx, *, events: Sequence[AuditEvent]) -> None:
-    for event in events:
-        tx.audit(event)

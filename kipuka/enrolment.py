@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -59,10 +59,12 @@ from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import check_binding
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
+from kipuka.mtls import CERTIFICATE_METHOD
 from kipuka.store import certificates, enrolments, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store, is_of_store, is_unknown
+from kipuka.store.events import audit_all
 from kipuka.x509.issued import mismatch
 from kipuka.x509.keys import check_key, spki_sha256
 from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
@@ -77,7 +79,6 @@ _SHA256 = hashes.SHA256()
 T = TypeVar("T")
 PathCache = dict[str, PathVerdict]
 Checkpoint = Callable[[str], Awaitable[None]]
-CERTIFICATE_METHOD = "mtls"
 LEASE_MARGIN = timedelta(seconds=60)
 """How much longer than the CA may take a reservation is held for a live server."""
 
@@ -441,7 +442,7 @@ class Enrolment:
         except Exception as error:
             log.exception("ca_outcome_unknown", ca=service.ca, enrolment=attempt.id)
             event = EnrolmentFailed(enrolment=attempt.id, ca=service.ca, reason="unknown", detail=type(error).__name__)
-            await self._store.write(partial(_audit_all, events=[event]))
+            await self._store.write(partial(audit_all, events=[event]))
             raise _Unknown(
                 BackendUnavailable("the certification authority did not answer", reason="ca_unknown")
             ) from error
@@ -759,11 +760,6 @@ def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 # -- units of the writer: pure functions of the transaction and their arguments ----------------------------------------
 
 
-def _audit_all(tx: Tx, *, events: Iterable[AuditEvent]) -> None:
-    for event in events:
-        tx.audit(event)
-
-
 def _reserve(
     tx: Tx,
     *,
@@ -786,7 +782,7 @@ def _reserve(
             spent = denied.spent is not None and row.replay_sha256 is not None
             answered = replay.find(tx, row.replay_sha256 or "", window=window) if spent else None
             return answered or denied
-        _audit_all(tx, events=events)
+        audit_all(tx, events=events)
     return None
 
 
@@ -795,7 +791,7 @@ def _begin_signing(tx: Tx, *, row: enrolments.NewEnrolment, exists: bool, events
         enrolments.begin_signing(tx, row.id)
     else:
         enrolments.start(tx, row, None, signing=True)
-    _audit_all(tx, events=events)
+    audit_all(tx, events=events)
 
 
 def _set_pending(
@@ -804,7 +800,7 @@ def _set_pending(
     if not exists:
         enrolments.start(tx, row, None)
     enrolments.set_pending(tx, row.id, ref)
-    _audit_all(tx, events=events)
+    audit_all(tx, events=events)
 
 
 def _record(
@@ -840,10 +836,10 @@ def _record(
     if answered is not None:
         if exists:
             enrolments.settle(tx, row.id, state="replayed", reason="answered_meanwhile", spender=spender)
-        _audit_all(tx, events=(*opening, replayed(answered)))
+        audit_all(tx, events=(*opening, replayed(answered)))
         return answered
     enrolments.record(tx, row, certificate, spender, exists=exists)
-    _audit_all(tx, events=(*opening, issued))
+    audit_all(tx, events=(*opening, issued))
     return certificate
 
 
@@ -866,7 +862,7 @@ def _replay(
     objection = _key_objection(tx, spki=answered.spki_sha256, holder=answered.holder_sha256, unique=False)
     if objection is not None:
         return objection
-    _audit_all(tx, events=(*events, replayed(answered)))
+    audit_all(tx, events=(*events, replayed(answered)))
     return answered
 
 
@@ -881,7 +877,7 @@ def _settle(
 ) -> None:
     if id is not None:
         enrolments.settle(tx, id, state=state, reason=reason, spender=spender)
-    _audit_all(tx, events=events)
+    audit_all(tx, events=events)
 
 
 def _settle_if_held(

@@ -32,7 +32,10 @@ from kipuka.api import (
     hookimpl,
 )
 
-__all__ = ["ClientAuth", "ClientCertificateAuthenticator", "Mode"]
+__all__ = ["CERTIFICATE_METHOD", "ClientAuth", "ClientCertificateAuthenticator", "Mode"]
+
+CERTIFICATE_METHOD = "mtls"
+"""This method's name, which some of the host's rules are about."""
 
 Mode = Literal["required", "optional", "required_for_reenroll", "none"]
 
@@ -89,7 +92,7 @@ class ClientCertificateAuthenticator:
             )
         return Authenticated(
             identity=Identity(
-                method="mtls",
+                method=CERTIFICATE_METHOD,
                 name=name or "",
                 subject=judged.certificate.subject,
                 permitted_names=alternative_names(judged.certificate),
@@ -130,4 +133,4 @@ def check(config: ClientAuth) -> Iterator[Finding]:
 @hookimpl
 def kipuka_authenticators() -> list[AuthenticatorKind[Any]]:
     """The kind `mtls`, which owns `[tls.client_auth]` (RULES K2)."""
-    return [AuthenticatorKind(name="mtls", config=ClientAuth, open=open_mtls, check=check)]
+    return [AuthenticatorKind(name=CERTIFICATE_METHOD, config=ClientAuth, open=open_mtls, check=check)]

@@ -16,11 +16,12 @@ from functools import partial
 import structlog
 
 from kipuka.api.errors import BackendError
-from kipuka.api.events import AdminDenied, AuditEvent, AuthenticationFailed, FailuresSummed, RequestRejected
-from kipuka.api.storage import Tx, timestamp
+from kipuka.api.events import AdminDenied, AuthenticationFailed, FailuresSummed, RequestRejected
+from kipuka.api.storage import timestamp
 from kipuka.audit.sums import MOST_SUMS, Sum, Tally
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store
+from kipuka.store.events import audit_all
 from kipuka.store.lockouts import normal_address
 
 __all__ = ["Failure", "Failures"]
@@ -59,7 +60,7 @@ class Failures:
         address = normal_address(client) if client else ""
         singly = [one for one in failures if 0 < self._tally.count(_kind_of(one), address) <= self._threshold]
         if singly:
-            await self._store.write(partial(_audit_all, events=singly))
+            await self._store.write(partial(audit_all, events=singly))
 
     async def sum_up(self) -> None:
         """Record what was only counted, and begin anew. While the store is away the sums are kept, and go on."""
@@ -67,7 +68,7 @@ class Failures:
         if not sums:
             return
         try:
-            await self._store.write(partial(_audit_all, events=[_event_of(sum_) for sum_ in sums]))
+            await self._store.write(partial(audit_all, events=[_event_of(sum_) for sum_ in sums]))
         except BackendError as error:
             self._tally.give_back(sums)
             log.error("sums_not_recorded", failures=sum(sum_.count for sum_ in sums), reason=error.reason)
@@ -94,8 +95,3 @@ def _event_of(sum_: Sum[_Kind]) -> FailuresSummed:
         first_at=timestamp(sum_.first),
         last_at=timestamp(sum_.last),
     )
-
-
-def _audit_all(tx: Tx, *, events: Sequence[AuditEvent]) -> None:
-    for event in events:
-        tx.audit(event)

@@ -7,7 +7,7 @@ In the room: the values between the writer and the chain, and functions of a tra
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = [
     "after",
     "all_cursors",
     "append",
+    "audit_all",
     "count_up_to",
     "cursor",
     "cursors",
@@ -45,6 +46,12 @@ __all__ = [
     "stubs",
     "tail",
 ]
+
+
+def audit_all(tx: Tx, *, events: Iterable[AuditEvent]) -> None:
+    """Record events, in their order: a unit of work, or a part of one."""
+    for event in events:
+        tx.audit(event)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
