@@ -249,7 +249,7 @@ class Enrolment:
             await self._step("record")
             return await self._record(attempt, grant.names, answer.certificate)
         except RequestError as error:
-            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail)
+            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail, rule=error.rule)
             raise
         except _Unknown as unknown:
             unknown.error.audited = True
@@ -352,7 +352,16 @@ class Enrolment:
         subject, names = csr.subject, csr.sans
         if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
             subject, names = await self._names_of_reenrolment(attempt)
-        grant = authorise(service.profile, identity, subject=subject, sans=names, public_key=key, wants_ca=csr.wants_ca)
+        grant = authorise(
+            service.profile,
+            identity,
+            subject=subject,
+            sans=names,
+            public_key=key,
+            wants_ca=csr.wants_ca,
+            asked_extensions=csr.asked_extensions(service.profile.copy_extensions),
+            renewal=attempt.request.credentials.operation is Operation.SIMPLEREENROLL,
+        )
         objection = await self._store.read(
             partial(
                 _key_objection,
@@ -389,17 +398,19 @@ class Enrolment:
             if not same_name(csr.subject, current.subject):
                 expected = format_dn(current.subject) or "an empty subject"
                 raise IdentityMismatch(
-                    f"the subject must be that of the client certificate: {expected}", reason="other_subject"
+                    f"the subject must be that of the client certificate: {expected}",
+                    reason="other_subject",
+                    rule="reenrol_names",
                 )
             if not same_general_names(csr.sans, names):
                 expected = ", ".join(format_general_name(name) for name in names) or "none"
                 detail = f"the subject alternative names must be those of the client certificate: {expected}"
-                raise IdentityMismatch(detail, reason="other_names")
+                raise IdentityMismatch(detail, reason="other_names", rule="reenrol_names")
         return current.subject, names
 
     def _prove_possession(self, attempt: _Attempt) -> None:
         """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1)."""
-        attempt.csr.verify_possession()
+        attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
         attempt.binding = check_binding(
             attempt.csr.challenge_password,
             attempt.request.credentials.connection,
@@ -594,6 +605,7 @@ class Enrolment:
         reason: str,
         detail: str,
         *,
+        rule: str | None = None,
         refused_by_store: bool = False,
     ) -> bool:
         """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
@@ -609,6 +621,7 @@ class Enrolment:
                 method=attempt.identity.method,
                 reason=reason,
                 detail=detail,
+                rule=rule,
             )
         else:
             event = EnrolmentFailed(enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail)
@@ -899,7 +912,8 @@ def _key_objection(tx: ReadTx, *, spki: str, holder: str, unique: bool) -> KeyRe
         return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
     if unique and standing.has_another_holder:
         return KeyRefused(
-            "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
+            "the key is recorded for another name, make a new one",
             reason="unique_keys",
+            rule="unique_keys",
         )
     return None

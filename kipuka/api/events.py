@@ -356,7 +356,10 @@ class CertificatePending(AuditEvent):
 
 
 class CertificateRefused(AuditEvent):
-    """An authenticated request was refused: names, key, proof of possession, policy."""
+    """An authenticated request was refused: names, key, proof of possession, policy.
+
+    `rule` is the key of the profile that refused it, where one did.
+    """
 
     name: ClassVar[str] = "certificate_refused"
     outcome: ClassVar[Outcome] = "failure"
@@ -366,6 +369,7 @@ class CertificateRefused(AuditEvent):
     method: str
     reason: str
     detail: str
+    rule: str | None = None
 
 
 class EnrolmentFailed(AuditEvent):

@@ -55,7 +55,8 @@ def periods(settings: Settings, item: CAItem) -> Iterator[tuple[str, str, timede
     """
     profiles = {label.profile.name: label.profile for label in settings.labels.values() if label.ca == item.id}
     if any(profile.validity is None for profile in profiles.values()):
-        yield f"ca[{item.id}].validity_days", "", item.validity
+        capped = [profile.validity_under(item.validity) for profile in profiles.values() if profile.validity is None]
+        yield f"ca[{item.id}].validity_days", "", max(capped)
     for profile in profiles.values():
         if profile.validity is not None:
             yield f"profile[{profile.name}].validity_days", profile.name, profile.validity
