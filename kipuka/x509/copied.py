@@ -22,15 +22,14 @@ COPYABLE: Mapping[str, x509.ObjectIdentifier] = {
 }
 """Extensions that may be copied and have a name in the configuration; others are written as object identifiers."""
 
-_PROFILE = "it is the profile's own: write"
 _CA = "only a CA may say it"
 NEVER_COPIED: Mapping[x509.ObjectIdentifier, str] = {
-    ExtensionOID.KEY_USAGE: f"{_PROFILE} key_usage",
-    ExtensionOID.EXTENDED_KEY_USAGE: f"{_PROFILE} extended_key_usage",
-    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: f"{_PROFILE} san_patterns or san_domains",
-    ExtensionOID.CERTIFICATE_POLICIES: f"{_PROFILE} certificate_policies",
-    ExtensionOID.AUTHORITY_INFORMATION_ACCESS: f"{_PROFILE} ca_issuers and ocsp",
-    ExtensionOID.CRL_DISTRIBUTION_POINTS: f"{_PROFILE} crl_distribution_points",
+    ExtensionOID.KEY_USAGE: "write key_usage",
+    ExtensionOID.EXTENDED_KEY_USAGE: "write extended_key_usage",
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "write san_patterns or san_domains",
+    ExtensionOID.CERTIFICATE_POLICIES: "write certificate_policies",
+    ExtensionOID.AUTHORITY_INFORMATION_ACCESS: "write ca_issuers and ocsp",
+    ExtensionOID.CRL_DISTRIBUTION_POINTS: "write crl_distribution_points",
     ExtensionOID.FRESHEST_CRL: _CA,
     ExtensionOID.BASIC_CONSTRAINTS: _CA,
     ExtensionOID.NAME_CONSTRAINTS: _CA,
@@ -53,9 +52,7 @@ NEVER_COPIED: Mapping[x509.ObjectIdentifier, str] = {
     x509.ObjectIdentifier("1.3.6.1.5.5.7.1.29"): _CA,
     x509.ObjectIdentifier("2.16.840.1.113730.1.1"): _CA,  # Netscape certificate type, which can say "CA"
     x509.ObjectIdentifier("1.3.6.1.4.1.311.21.1"): _CA,  # Microsoft's CA version
-    x509.ObjectIdentifier(
-        "1.3.6.1.4.1.311.21.10"
-    ): f"{_PROFILE} extended_key_usage",  # Microsoft's application policies
+    x509.ObjectIdentifier("1.3.6.1.4.1.311.21.10"): "write extended_key_usage",  # Microsoft's application policies
     x509.ObjectIdentifier("1.3.6.1.4.1.311.21.11"): _CA,
     x509.ObjectIdentifier("1.3.6.1.4.1.311.21.12"): _CA,
     x509.ObjectIdentifier("1.3.6.1.4.1.311.25.2"): _CA,  # the SID by which Active Directory knows the holder

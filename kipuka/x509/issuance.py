@@ -75,7 +75,7 @@ class Issuance:
         if self.certificate_policies:
             values.append(
                 x509.CertificatePolicies(
-                    # A CPS pointer is the one qualifier that RFC 5280 recommends; its type tells cryptography's policy what it is.
+                    # RFC 5280 recommends no qualifier but a CPS pointer, which is what a text is to this class.
                     [
                         x509.PolicyInformation(policy.oid, None if policy.cps is None else [policy.cps])
                         for policy in self.certificate_policies
