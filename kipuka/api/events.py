@@ -216,7 +216,7 @@ class RequestRejected(AuditEvent):
 
 
 class AuthenticationSucceeded(AuditEvent):
-    """An authenticator recognised the client."""
+    """An authenticator recognised the client. `also` has the other proofs, as `method:name`, where several are required together."""
 
     name: ClassVar[str] = "authentication_succeeded"
     outcome: ClassVar[Outcome] = "success"
@@ -224,6 +224,7 @@ class AuthenticationSucceeded(AuditEvent):
     subject_name: str
     operation: str
     label: str | None
+    also: tuple[str, ...]
 
 
 class AuthenticationFailed(AuditEvent):

@@ -66,7 +66,10 @@ class EstResources:
             raise UnknownResource("there is no such EST operation here", reason="unknown_operation")
         if label not in self.labels:
             raise UnknownResource("there is no such EST label", reason="unknown_label")
-        return self.labels[label], known[name]
+        service, operation = self.labels[label], known[name]
+        if operation not in service.operations:
+            raise UnknownResource(f"{name} is off at this path", reason="operation_off")
+        return service, operation
 
     async def _ca_certificates(self, request: Request, service: LabelService) -> Response:
         """RFC 7030, 4.1.3: the issuing certificate and its chain up to the root."""
