@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import get_args
 
 import pytest
 from pydantic import field_validator
 
 from kipuka.api import CABackendKind, Section
 from kipuka.config import load
+from kipuka.config.sections import Operations
+from kipuka.http.est import METHODS
 from tests.unit.config.conftest import CA, GOOD, INSTALLED, KINDS, Smithy, problems, settled, written
 
 ANCHORS = '[tls.client_auth]\ntrust_anchors = "a.pem"\n'
@@ -254,6 +257,11 @@ def test_what_cannot_be_met_or_lets_in_everybody_is_refused(tmp_path, place, lin
     where = f"est.{key}" if place.startswith("[est]") else f"est.label[x].{key}"
     assert where in found
     assert said in found[where].problem
+
+
+def test_every_operation_that_is_served_can_be_named():
+    """K1: neither is one switched off that nobody serves, nor is one served that cannot be switched off."""
+    assert set(get_args(get_args(Operations)[0])) == {operation.value for operation in METHODS}
 
 
 def test_a_set_that_loses_a_method_is_met_by_nobody(tmp_path):
