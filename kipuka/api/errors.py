@@ -80,11 +80,13 @@ class RequestError(KipukaError):
     """The client can mend it.
 
     `detail` is one sentence that is sent to the client; `reason` is a snake_case word for log and audit. Whatever
-    must not leave the server goes into `__cause__`. `audited` is set by whoever has recorded an event that tells of it.
+    must not leave the server goes into `__cause__`. `audited` is set by whoever has recorded an event that tells of it,
+    `closes_connection` by whoever knows that nothing more may be asked on the connection (RFC 9266, 4.1).
     """
 
     reason = "bad_request"
     audited = False
+    closes_connection = False
 
     def __init__(self, detail: str, *, reason: str | None = None) -> None:
         super().__init__(detail)
@@ -221,6 +223,7 @@ class BackendError(KipukaError):
 
     reason = "backend_error"
     audited = False
+    closes_connection = False
 
     def __init__(
         self, detail: str, *, retry_after: timedelta = timedelta(seconds=30), reason: str | None = None

@@ -18,6 +18,7 @@ from kipuka.config.validate import NOT_YET
 from kipuka.x509.keys import KeyPolicy
 from kipuka.x509.names import normal_dns
 from kipuka.x509.profiles import Profile
+from kipuka.x509.purposes import CMC_RA
 
 __all__ = ["EXTENDED_KEY_USAGES", "Mistake", "build_profile"]
 
@@ -40,7 +41,6 @@ _SAN_SAMPLES = {
     "uri": "write a URI such as urn:device:*",
 }
 
-_CMC_RA = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28")
 _NEVER = {ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, ExtendedKeyUsageOID.OCSP_SIGNING}
 
 
@@ -74,6 +74,8 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         extended_key_usage=usages,
         subject_patterns=subject_patterns,
         san_patterns=san_patterns,
+        allow_expired_for=item.allow_expired_for,
+        channel_binding=item.channel_binding,
     )
     return profile, mistakes
 
@@ -93,7 +95,7 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
                     Mistake(path=path, problem="there is no extended key usage of this name", remedy=remedy)
                 )
                 continue
-        if oid == _CMC_RA:
+        if oid == CMC_RA:
             # RULES F4, K1: registration authorities come later
             remedy = "take it out: certificates of registration authorities cannot be issued"
             mistakes.append(Mistake(path=path, problem=NOT_YET, remedy=remedy))

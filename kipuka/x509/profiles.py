@@ -77,7 +77,8 @@ class Profile:
     a certificate gets whenever its identity has such names, asked for or not. `wildcards` allows DNS names that start with
     `*`, where the identity has that very name, or a pattern allows every name that the wildcard stands for.
 
-    `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
+    `allow_expired_for` is how long after its end a certificate still renews (RULES B4), `channel_binding` whether a request has to be
+    linked to its TLS connection (RULES G1). `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
     Raises ValueError for a form, a domain or a pattern that can never match.
     """
 
@@ -94,6 +95,8 @@ class Profile:
     extended_key_usage: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.CLIENT_AUTH,)
     subject_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
     san_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
+    allow_expired_for: timedelta = timedelta(0)
+    channel_binding: Literal["optional", "required"] = "optional"
 
     def __post_init__(self) -> None:
         for domain in self.san_domains:
