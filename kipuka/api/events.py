@@ -216,7 +216,7 @@ class RequestRejected(AuditEvent):
 
 
 class AuthenticationSucceeded(AuditEvent):
-    """An authenticator recognised the client."""
+    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews."""
 
     name: ClassVar[str] = "authentication_succeeded"
     outcome: ClassVar[Outcome] = "success"
@@ -224,6 +224,7 @@ class AuthenticationSucceeded(AuditEvent):
     subject_name: str
     operation: str
     label: str | None
+    expired_at: str | None
 
 
 class AuthenticationFailed(AuditEvent):
