@@ -370,7 +370,7 @@ class CertificateRefused(AuditEvent):
     method: str
     reason: str
     detail: str
-    rule: str | None = None
+    rule: str | None
 
 
 class EnrolmentFailed(AuditEvent):
