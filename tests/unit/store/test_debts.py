@@ -64,7 +64,9 @@ async def test_what_the_store_refuses_for_good_is_dropped_and_hinders_nobody(sto
         assert store.write_later(wrong)
         assert store.write_later(partial(note, pid=1))
         assert [pid for pid, _ in await until_noted(store, 1)] == [1]
-    assert "owed_write_failed" in [entry["event"] for entry in logs]
+        async with asyncio.timeout(30):
+            while "owed_write_failed" not in [entry["event"] for entry in logs]:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_store_that_closes_tries_no_more(opened, database):
