@@ -55,7 +55,7 @@ from kipuka.api import (
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
-from kipuka.est.binding import check_binding
+from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD
@@ -143,6 +143,7 @@ class Postponed:
     """The CA will decide later; the client asks again with the same request."""
 
     retry_after: timedelta
+    close_connection: bool = False  # as in `Enrolled`
 
 
 @dataclass(slots=True)
@@ -200,7 +201,7 @@ class Enrolment:
         await self._step("read_csr")
         csr = CertificateRequest.from_der(decode_request(request.body))
         attempt = _Attempt(id=secrets.token_hex(16), request=request, csr=csr)
-        return await self.shielded(self._complete(attempt))
+        return await self.shielded(self._complete_and_close(attempt))
 
     async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end whatever becomes of the caller; `drain` waits for it."""
@@ -228,6 +229,15 @@ class Enrolment:
             await self._checkpoint(name)
 
     # -- the steps -------------------------------------------------------------------------------------------------
+
+    async def _complete_and_close(self, attempt: _Attempt) -> Enrolled | Postponed:
+        """RFC 9266, 4.1; RULES G2: a connection whose tls-exporter was compared is good for nothing more, however that ended."""
+        try:
+            return await self._complete(attempt)
+        except (RequestError, BackendError) as error:
+            compared = attempt.binding == Binding.TLS_EXPORTER or error.reason == MISMATCH
+            error.closes_connection = compared and attempt.request.credentials.connection.tls_version == "TLSv1.3"
+            raise
 
     async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
         await self._authenticate_and_reserve(attempt)
@@ -413,10 +423,12 @@ class Enrolment:
     def _prove_possession(self, attempt: _Attempt) -> None:
         """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1)."""
         attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
+        refuse_foreign_challenges(attempt.csr)
         attempt.binding = check_binding(
             attempt.csr.challenge_password,
             attempt.request.credentials.connection,
             identity_linking=attempt.csr.identity_linking,
+            required=attempt.request.service.profile.channel_binding == "required",
         )
 
     def _order(self, attempt: _Attempt, grant: Grant) -> Order:
@@ -507,7 +519,7 @@ class Enrolment:
         except BackendUnavailable as away:
             raise _Unknown(away) from away
         if isinstance(answer, Pending):
-            return Postponed(retry_after=answer.retry_after)
+            return self._postponed(attempt, answer)
         order = replace(
             self._order(attempt, grant), not_before=row.created_at - attempt.request.service.profile.backdate
         )
@@ -520,7 +532,7 @@ class Enrolment:
         await self._store.write(
             partial(_set_pending, row=row, exists=attempt.reserved, ref=answer.ref, events=(*attempt.opening, event))
         )
-        return Postponed(retry_after=answer.retry_after)
+        return self._postponed(attempt, answer)
 
     async def _check_certificate(self, attempt: _Attempt, order: Order, certificate: x509.Certificate) -> None:
         """RULES F6: what the CA returned is what was ordered, or it is not handed out."""
@@ -597,8 +609,11 @@ class Enrolment:
         return Enrolled(
             certificate=certificate,
             challenge=attempt.challenge,
-            close_connection=attempt.binding == "tls-exporter",
+            close_connection=attempt.binding == Binding.TLS_EXPORTER,
         )
+
+    def _postponed(self, attempt: _Attempt, answer: Pending) -> Postponed:
+        return Postponed(retry_after=answer.retry_after, close_connection=attempt.binding == Binding.TLS_EXPORTER)
 
     async def _give_back(
         self,
@@ -716,7 +731,16 @@ class Enrolment:
             operation=request.credentials.operation.value,
             label=request.service.name,
             also=tuple(f"{other.method}:{visible(other.name)}" for other in attempt.also),
+            expired_at=self._expired_at(identity, request.credentials),
         )
+
+    def _expired_at(self, identity: Identity, credentials: Credentials) -> str | None:
+        """RULES B4: who renews with an expired certificate is told apart in the audit log."""
+        presented = credentials.connection.presented
+        if identity.method != CERTIFICATE_METHOD or presented is None or presented.leaf is None:
+            return None
+        end = presented.leaf.not_valid_after_utc
+        return timestamp(end) if end < self._clock() else None
 
     def _requested(self, attempt: _Attempt) -> CertificateRequested:
         csr, request = attempt.csr, attempt.request

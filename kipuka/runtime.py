@@ -52,7 +52,7 @@ from kipuka.audit.heads import NodeKey, TrustedKeys, load_public_key
 from kipuka.audit.pipeline import Outbox, open_outbox
 from kipuka.audit.signer import HeadSigner, open_signer
 from kipuka.audit.sums import summing
-from kipuka.authentication import Authentication, LabelAuthentication, records_of
+from kipuka.authentication import Authentication, LabelAuthentication, LateRenewal, records_of
 from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Unsettled
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
@@ -564,6 +564,7 @@ def _label_authentication(
         require=label.require,
         foreign_clients=label.foreign_clients,
         issuer=issuer,
+        late_renewal=LateRenewal(ca=label.ca, label=label.name, allowed=label.profile.allow_expired_for),
     )
 
 

@@ -186,6 +186,9 @@ def _profile(key: str, profile: Profile) -> Iterator[Finding]:
     if not profile.unique_keys:
         problem = "one key may be certified for several identities"
         yield _warning(f"{key}.unique_keys", problem, "write unique_keys = true")
+    if profile.allow_expired_for:
+        problem = "a certificate that has expired still renews, and so does whoever has its key"
+        yield _warning(f"{key}.allow_expired_for", problem, "write 0, and have devices renew while they are valid")
     yield from _usages(key, profile)
     if profile.copy_extensions:
         problem = "what these extensions say is the client's word, and the CA signs it"

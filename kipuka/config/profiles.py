@@ -22,6 +22,7 @@ from kipuka.x509.keys import KeyPolicy
 from kipuka.x509.names import attribute_type, normal_dns, normal_uri, short_name
 from kipuka.x509.patterns import SAN_FORMS
 from kipuka.x509.profiles import Profile
+from kipuka.x509.purposes import CMC_RA
 from kipuka.x509.templates import SubjectTemplate
 from kipuka.x509.usages import possible_usages
 
@@ -49,7 +50,6 @@ _SAN_SAMPLES = {
 _ATTRIBUTE_SAMPLE = "write an attribute's short name, such as CN, O or OU, or its dotted number"
 _URI_SAMPLE = "write one such as http://pki.example.com/ca.crl"
 
-_CMC_RA = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28")
 _NEVER = {ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, ExtendedKeyUsageOID.OCSP_SIGNING}
 
 
@@ -95,6 +95,8 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         ocsp=_uris(item.ocsp, ("ocsp",), mistakes),
         crl_distribution_points=_uris(item.crl_distribution_points, ("crl_distribution_points",), mistakes),
         copy_extensions=_copied(item, mistakes),
+        allow_expired_for=item.allow_expired_for,
+        channel_binding=item.channel_binding,
     )
     return profile, mistakes
 
@@ -245,7 +247,7 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
                     Mistake(path=path, problem="there is no extended key usage of this name", remedy=remedy)
                 )
                 continue
-        if oid == _CMC_RA:
+        if oid == CMC_RA:
             # RULES F4, K1: registration authorities come later
             remedy = "take it out: certificates of registration authorities cannot be issued"
             mistakes.append(Mistake(path=path, problem=NOT_YET, remedy=remedy))

@@ -454,6 +454,14 @@ class ProfileItem(Section):
     backdate_minutes: int = Field(default=5, ge=0, le=1440)
     """How far a certificate's start is set back for clients whose clock is behind, in minutes."""
 
+    allow_expired_for: Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=365))] = timedelta(0)
+    """How long after its end a certificate can still be renewed, in seconds: by `simplereenroll`, where this server has recorded it at the same
+    label and it is not revoked. Up to 365 days. `0`: an expired certificate proves nothing."""
+
+    channel_binding: Literal["optional", "required"] = "optional"
+    """Whether a request must be linked to its TLS connection (RFC 7030, 3.5): its `challengePassword` or `estIdentityLinking` is the connection's
+    `tls-unique` (TLS 1.2) or `tls-exporter` (TLS 1.3). `optional`: one that is there is verified. `required`: without one the request is refused."""
+
     unique_keys: bool = True
     """Whether a public key that is recorded for one identity is refused to every other."""
 

@@ -201,6 +201,8 @@ class CertificateRequest:
     sans: tuple[x509.GeneralName, ...]
     challenge_password: str | None = field(repr=False)
     identity_linking: str | None = field(repr=False)  # estIdentityLinking, RFC 7894, section 3.3
+    has_otp_challenge: bool  # RFC 7894, section 3.1; its value is kept nowhere
+    has_revocation_challenge: bool  # RFC 7894, section 3.2
     stripped_der: bytes = field(repr=False)
     info_sha256: str  # lower-case hexadecimal; RULES D4
     wants_ca: bool  # basicConstraints with CA:TRUE is asked for
@@ -241,6 +243,8 @@ class CertificateRequest:
             sans=_alternative_names(extensions),
             challenge_password=_challenge(attributes, _CHALLENGE_PASSWORD),
             identity_linking=_challenge(attributes, _IDENTITY_LINKING),
+            has_otp_challenge=_challenge(attributes, _OTP_CHALLENGE) is not None,
+            has_revocation_challenge=_challenge(attributes, _REVOCATION_CHALLENGE) is not None,
             stripped_der=asn1.encode_der(request),
             info_sha256=hashlib.sha256(asn1.encode_der(info)).hexdigest(),
             wants_ca=_wants_ca(extensions),

@@ -87,6 +87,9 @@ class Profile:
     accepted at all. `copy_extensions` are copied from the request where it asks for them (`kipuka.x509.copied`); the other fields are
     what `kipuka.x509.issuance.Issuance` says.
 
+    `allow_expired_for` is how long after its end a certificate still renews (RULES B4), `channel_binding` whether a request has to be
+    linked to its TLS connection (RULES G1).
+
     Raises ValueError for a form, a domain or a pattern that can never match, and for an extension that is never copied.
     """
 
@@ -115,6 +118,8 @@ class Profile:
     ocsp: tuple[str, ...] = ()
     crl_distribution_points: tuple[str, ...] = ()
     copy_extensions: tuple[x509.ObjectIdentifier, ...] = ()
+    allow_expired_for: timedelta = timedelta(0)
+    channel_binding: Literal["optional", "required"] = "optional"
 
     def __post_init__(self) -> None:
         for domain in self.san_domains:

@@ -540,6 +540,7 @@ def test_a_remote_ca_is_not_asked(deployment):
         ({"names": "csr", "subject_patterns": {"CN": ["*"]}}, ".subject_patterns.CN"),
         ({"names": "csr", "san_patterns": {"ip": ["0.0.0.0/0"]}}, ".san_patterns.ip"),
         ({"unique_keys": False}, ".unique_keys"),
+        ({"allow_expired_for": 1}, ".allow_expired_for"),
         ({"extended_key_usage": []}, ".extended_key_usage"),
         (
             {"names": "csr", "san_patterns": {"dns": ["*.a.example"]}, "extended_key_usage": ["serverAuth"]},
