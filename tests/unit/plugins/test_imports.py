@@ -103,6 +103,8 @@ def test_an_example_on_a_page_imports_the_public_part_only(page):
 def test_every_plugin_that_is_looked_at_states_its_version():
     """What the host asks of a stranger, ours do: the module of every entry point, read as the host reads it."""
     for project in sorted(ROOT.glob("plugins/*/pyproject.toml")):
-        (module,) = re.findall(r'entry-points\."kipuka\.plugins"\]\n\w+ = "([\w.]+)"', project.read_text(encoding="utf-8"))
+        (module,) = re.findall(
+            r'entry-points\."kipuka\.plugins"\]\n\w+ = "([\w.]+)"', project.read_text(encoding="utf-8")
+        )
         source = project.parent.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
         assert re.search(r'^KIPUKA_API = "\d+\.\d+"$', source, re.MULTILINE), module
