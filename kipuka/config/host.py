@@ -110,7 +110,7 @@ class _Reading:
                 ESTSection,
                 "est",
                 without=("label",),
-                salvage=("base_path", "base64_lines", "ca_timeout", "replay_window"),
+                salvage=("base_path", "base64_lines", "ca_timeout", "replay_window", "serverkeygen"),
             ),
             labels=self._labels(),
             profiles=self._profiles(),
@@ -242,7 +242,7 @@ class _Reading:
         est = self.document.values.get("est")
         items = self._items(path) if isinstance(est, dict) else []
         labels = self._each(
-            LabelItem, path, items, salvage=("ca", "profile", "auth", "client_anchors", "replay_window")
+            LabelItem, path, items, salvage=("ca", "profile", "auth", "client_anchors", "replay_window", "serverkeygen")
         )
         operations = {operation.value for operation in Operation}
         for index, label in labels:

@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from kipuka.config.document import KeyPath
 from kipuka.config.sections import ProfileItem
 from kipuka.config.validate import NOT_YET
+from kipuka.x509.generate import KeyKind
 from kipuka.x509.keys import KeyPolicy
 from kipuka.x509.names import normal_dns
 from kipuka.x509.profiles import Profile
@@ -59,7 +60,7 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
     usages = _usages(item, mistakes)
     domains = _domains(item, mistakes)
     subject_patterns, san_patterns = _patterns(item, mistakes)
-    allowed = frozenset(item.key_types)
+    key_policy = KeyPolicy(allowed=frozenset(item.key_types), min_rsa_bits=item.min_rsa_bits)
     profile = Profile(
         name=item.name,
         names=item.names,
@@ -67,7 +68,8 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         identity_sans=item.identity_sans if item.names == "identity" else (),
         wildcards=item.wildcards,
         reenrol_names=item.reenrol_names,
-        key_policy=KeyPolicy(allowed=allowed, min_rsa_bits=item.min_rsa_bits),
+        key_policy=key_policy,
+        generated_key=_generated_key(item, key_policy, mistakes),
         validity=None if item.validity_days is None else timedelta(days=item.validity_days),
         backdate=timedelta(minutes=item.backdate_minutes),
         unique_keys=item.unique_keys,
@@ -105,6 +107,17 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
         else:
             usages.append(oid)
     return tuple(usages)
+
+
+def _generated_key(item: ProfileItem, policy: KeyPolicy, mistakes: list[Mistake]) -> KeyKind | None:
+    if item.serverkeygen_key is None:
+        return None
+    kind = KeyKind.parse(item.serverkeygen_key)
+    if kind.allowed_by(policy):
+        return kind
+    remedy = "write a kind that key_types and min_rsa_bits allow, or take it out"
+    mistakes.append(Mistake(path=("serverkeygen_key",), problem="this profile accepts no such key", remedy=remedy))
+    return None
 
 
 def _domains(item: ProfileItem, mistakes: list[Mistake]) -> tuple[str, ...]:

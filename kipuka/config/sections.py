@@ -320,6 +320,9 @@ class LabelItem(Section):
     replay_window: ReplayWindow | None = None
     """The same as `replay_window` of `[est]`, for this label. Default: that one."""
 
+    serverkeygen: bool | None = None
+    """The same as `serverkeygen` of `[est]`, for this label. Default: that one."""
+
 
 class ESTSection(Section):
     """The EST service (RFC 7030)."""
@@ -343,6 +346,9 @@ class ESTSection(Section):
     replay_window: ReplayWindow = timedelta(0)
     """How long, in seconds, a lost answer can be asked for again: the same token or client certificate with the same request gets the
     certificate that was issued for it, and no use is spent. `0`: never. Up to 30 days; 600 is enough for bad links."""
+
+    serverkeygen: bool = True
+    """Whether the server makes a private key for clients that ask for one (RFC 7030, 4.4). Where not, `serverkeygen` is answered 404."""
 
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""
@@ -384,6 +390,12 @@ class ProfileItem(Section):
 
     min_rsa_bits: int = Field(default=2048, ge=2048, le=8192)
     """Smallest RSA key, in bits."""
+
+    serverkeygen_key: Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384", "p521", "ed25519", "ed448"] | None = (
+        None
+    )
+    """The kind of private key that `serverkeygen` makes where the key in the request is not of a kind that this profile accepts.
+    Default: the first of `p256`, `p384`, `p521`, `ed25519`, `rsa` that it accepts."""
 
     validity_days: float | None = Field(default=None, ge=0.001, le=36500)
     """How long certificates are valid, in days. Default: `validity_days` of the CA."""

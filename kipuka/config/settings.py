@@ -61,6 +61,7 @@ class Label:
     auth: tuple[str, ...]
     client_anchors: Path | None = None
     replay_window: timedelta = timedelta(0)
+    serverkeygen: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

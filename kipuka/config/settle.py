@@ -293,11 +293,19 @@ class _Settling:
         profile = self._profile(est.default_profile, ("est", "default_profile"))
         if ca is not None and profile is not None:
             auth = tuple(authenticators)
-            labels[None] = Label(name=None, ca=ca, profile=profile, auth=auth, replay_window=est.replay_window)
+            labels[None] = Label(
+                name=None,
+                ca=ca,
+                profile=profile,
+                auth=auth,
+                replay_window=est.replay_window,
+                serverkeygen=est.serverkeygen,
+            )
         for index, item in self.host.labels:
             own = est.replay_window if item.replay_window is None else item.replay_window
+            makes_keys = est.serverkeygen if item.serverkeygen is None else item.serverkeygen
             for name, label in self._label(item, ("est", "label", index), ca, profile, authenticators).items():
-                labels[name] = replace(label, replay_window=own)
+                labels[name] = replace(label, replay_window=own, serverkeygen=makes_keys)
         return labels
 
     def _label(

@@ -16,7 +16,7 @@ from OpenSSL import crypto
 from kipuka.api import Order
 from kipuka.x509.names import same_name
 
-__all__ = ["mismatch"]
+__all__ = ["mismatch", "ordered_extensions"]
 
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME: validity is compared with the order instead
 
@@ -41,6 +41,25 @@ def mismatch(order: Order, certificate: x509.Certificate, issuer: x509.Certifica
         or _extension_mismatch(order, certificate)
         or _constraint_mismatch(certificate, issuer)
     )
+
+
+_NOT_ORDERED = frozenset(
+    {
+        x509.SubjectKeyIdentifier.oid,
+        x509.AuthorityKeyIdentifier.oid,
+        x509.BasicConstraints.oid,
+        x509.CRLDistributionPoints.oid,
+        x509.FreshestCRL.oid,
+        x509.AuthorityInformationAccess.oid,
+        x509.PrecertificateSignedCertificateTimestamps.oid,
+    }
+)
+"""What a CA adds of its own to what it was ordered."""
+
+
+def ordered_extensions(certificate: x509.Certificate) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    """The extensions that this certificate, which was taken for what was ordered, was ordered with."""
+    return tuple(extension for extension in certificate.extensions if extension.oid not in _NOT_ORDERED)
 
 
 def _number_or_time_mismatch(order: Order, certificate: x509.Certificate) -> str | None:

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kipuka.api.errors import BadCSR, NameRefused
 from kipuka.api.values import Identity
+from kipuka.x509.generate import KeyKind
 from kipuka.x509.keys import KeyPolicy, PublicKey
 from kipuka.x509.names import (
     attribute_type,
@@ -77,6 +78,8 @@ class Profile:
     a certificate gets whenever its identity has such names, asked for or not. `wildcards` allows DNS names that start with
     `*`, where the identity has that very name, or a pattern allows every name that the wildcard stands for.
 
+    `generated_key` is made where the server makes a key and the request's own kind is not taken; None: the best that is.
+
     `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
     Raises ValueError for a form, a domain or a pattern that can never match.
     """
@@ -88,6 +91,7 @@ class Profile:
     wildcards: bool = False
     reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
     key_policy: KeyPolicy = field(default_factory=KeyPolicy)
+    generated_key: KeyKind | None = None
     validity: timedelta | None = None
     backdate: timedelta = timedelta(minutes=5)
     unique_keys: bool = True
@@ -129,12 +133,12 @@ def authorise(
     *,
     subject: x509.Name,
     sans: Sequence[x509.GeneralName],
-    public_key: PublicKey,
+    public_key: PublicKey | KeyKind,
     wants_ca: bool = False,
 ) -> Grant:
     """Decide what of a request is granted to an identity (RULES F1).
 
-    `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE. Every other extension that a
+    `public_key` is the one that will be certified, or the kind of one that is to be made. `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE. Every other extension that a
     CSR may ask for is the profile's affair: its value is issued, whatever was asked for. Raises NameRefused, which names
     what is refused, and BadCSR for `wants_ca`.
     """
@@ -321,13 +325,15 @@ def _fits(test: Callable[[str, str], bool], name: str) -> Callable[[str], bool]:
 
 
 def _extensions(
-    profile: Profile, public_key: PublicKey, names: Sequence[x509.GeneralName], *, critical_san: bool
+    profile: Profile, public_key: PublicKey | KeyKind, names: Sequence[x509.GeneralName], *, critical_san: bool
 ) -> tuple[x509.Extension[x509.ExtensionType], ...]:
     usage = x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
         # RFC 5280 section 4.2.1.3: RSA key transport, which older clients of TLS still look for
-        key_encipherment=isinstance(public_key, rsa.RSAPublicKey),
+        key_encipherment=public_key.is_rsa
+        if isinstance(public_key, KeyKind)
+        else isinstance(public_key, rsa.RSAPublicKey),
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=False,
