@@ -60,7 +60,7 @@ from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import check_binding
 from kipuka.est.csr import CertificateRequest
-from kipuka.est.keygen import KeyPart, plain_key
+from kipuka.est.keygen import KeyPart, encrypt_to, plain_key
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD
 from kipuka.store import certificates, enrolments, replay
@@ -375,6 +375,9 @@ class Enrolment:
         """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
         service, csr, identity = attempt.request.service, attempt.csr, _known(attempt.identity)
         if attempt.wants_key:
+            if encrypt_to(csr) is not None:
+                detail = "private keys are not encrypted to a key of the client's in this version"
+                raise KeyRefused(detail, reason="encryption_not_available")
             return self._authorise_without_key(attempt)
         key = check_key(csr.public_key_der, service.profile.key_policy)
         subject, names = csr.subject, csr.sans
