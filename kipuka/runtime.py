@@ -7,6 +7,7 @@ the parts do. Objects are opened in an `AsyncExitStack` and closed in reverse.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import threading
@@ -164,9 +165,10 @@ class BlockingPool:
 
 
 def _stand_back(niceness: int) -> None:
-    """Linux gives each thread a niceness of its own."""
+    """Linux gives each thread a niceness of its own. A hardened service may forbid to change it: the queue is bounded all the same."""
     if niceness:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
