@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kipuka.cli.failures import Failure
-from kipuka.cli.options import config_option, json_option
+from kipuka.cli.options import config_option, json_option, moment
 from kipuka.cli.output import printable, write_json
 
 if TYPE_CHECKING:
@@ -22,19 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["prune"]
 
 
-def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value} is not a date such as 2030-06-24", ctx, param) from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
 @click.command()
 @config_option
-@click.option("--before", callback=_moment, metavar="DATE", help="Remove events of before this date (UTC).")
+@click.option("--before", callback=moment, metavar="DATE", help="Remove events of before this date (UTC).")
 @click.option(
     "--older-than", type=click.IntRange(1, 100_000), metavar="DAYS", help="Remove older events than these days."
 )

@@ -15,7 +15,7 @@ import click
 
 from kipuka.api import timestamp
 from kipuka.cli.failures import Failure
-from kipuka.cli.options import config_option, json_option
+from kipuka.cli.options import config_option, json_option, moment
 from kipuka.cli.output import write_json, write_pairs, write_table
 
 if TYPE_CHECKING:
@@ -184,18 +184,6 @@ REASONS = (
 """The names of `kipuka.x509.revocation.Reason`, which `kipuka --help` does without."""
 
 
-def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value} is not a time like 2030-01-31T12:00:00Z", ctx, param) from error
-    if moment.tzinfo is None:
-        raise click.BadParameter(f"{value} does not say its time zone: write {value}Z for UTC", ctx, param)
-    return moment
-
-
 @command.command()
 @config_option
 @click.option(
@@ -207,7 +195,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
     help=f"Why, as RFC 5280 spells it: {', '.join(REASONS)}. removeFromCRL lifts a hold.",
 )
 @click.option(
-    "--invalidity-date", callback=_moment, metavar="TIME", help="Since when the key is thought to be compromised."
+    "--invalidity-date", callback=moment, metavar="TIME", help="Since when the key is thought to be compromised."
 )
 @click.option("--comment", metavar="TEXT", help="A line for the audit log.")
 @json_option

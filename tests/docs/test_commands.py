@@ -53,6 +53,22 @@ def script(page):
     return text
 
 
+def run(text, folder, environment):
+    """The lines in a shell of their own, with the commands of this environment."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
+    inherited["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", text],
+        cwd=folder,
+        env=inherited | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=230,
+        check=False,
+    )
+
+
 def test_the_pages_that_must_be_run_are_run():
     """A page that loses its marks would pass unseen."""
     names = {name_of(page) for page in RUNNABLE}
@@ -65,23 +81,27 @@ def test_the_pages_that_must_be_run_are_run():
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", [with_tools(page) for page in RUNNABLE])
 def test_the_commands_of_a_page_work_as_written(page, tmp_path, request):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
+    environment = {}
     if name_of(page) in NEED_POSTGRESQL:
         server = request.getfixturevalue("kipuka_postgresql")
         environment |= {"PGHOST": "127.0.0.1", "PGPORT": f"{server.port}"}
         environment |= {"PGUSER": "kipuka", "PGPASSWORD": server.password}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script(page)],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=230,
-        check=False,
-    )
+    done = run(script(page), tmp_path, environment)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     for log in tmp_path.glob("server.log*"):
         assert "Traceback" not in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.server
+@pytest.mark.needs("postgres")
+def test_the_lines_of_the_move_to_postgresql_work_as_written(tmp_path, kipuka_postgresql):
+    """They are run beside a configuration that the reader has already."""
+    [lines] = [block.text for page in PAGES for block in blocks(page) if block.marked("move")]
+    target = kipuka_postgresql.create_database()
+    done = run("set -e\nkipuka init .; set -x\n" + lines, tmp_path, {"DB_URL": target.url})
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "the audit log is intact" in done.stdout
+    assert (tmp_path / "before-the-move.db").is_file()
+    assert target.execute("SELECT count(*) FROM audit_events") >= [(1,)]
+    kipuka_postgresql.drop_database(target.name)

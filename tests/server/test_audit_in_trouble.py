@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -187,6 +188,27 @@ def test_each_collector_gets_its_nodes_events_through_the_death_of_one(site):
     site.collectors[site.last].start()
     require_everything(site, site.last)
     wait_until(lambda: state_of(server)["failing_since"] is None, timeout=60, what="the end of the failure")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_collector_that_was_away_for_a_minute_under_load_misses_nothing(site):
+    """All that it was to be given waits in the database, and comes in order when it is back."""
+    collector = site.collectors[site.last]
+    collector.kill()
+    before, end = end_of(site, site.last), time.monotonic() + 60
+    number = 0
+    while time.monotonic() < end:
+        with load(site, f"away-{number}", 40) as under_way:
+            assert all(outcomes(under_way))
+        number += 1
+    waiting = end_of(site, site.last) - before
+    assert waiting >= 100
+    assert state_of(site.servers[site.last])["failing_since"] is not None
+    collector.start()
+    for name in site.servers:
+        require_everything(site, name)
+    print(f"{waiting} events waited for the collector of {site.last}", flush=True)
 
 
 @pytest.mark.crash

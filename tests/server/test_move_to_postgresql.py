@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -35,6 +37,31 @@ def revoke(server, device):
     assert answer.status == 200, answer.text
 
 
+def leave_behind(server, token):
+    """What an enrolment leaves that was under way when the server's processes died: a row, and a use that it holds."""
+    row = {
+        "id": "left-behind",
+        "state": "reserved",
+        "operation": "simpleenroll",
+        "method": "otp",
+        "identity_name": token.client_id,
+        "claim_plugin": "otp",
+        "claim_ref": token.id,
+        "ca": "main",
+        "profile": "default",
+        "request_sha256": "00",
+        "csr": b"",
+        "node": server.audit()[-1]["node"],
+        "process": "0000000000000000/0/0",
+        "lease_until": "2999-01-01T00:00:00.000000Z",
+        "created_at": "2026-01-01T00:00:00.000000Z",
+    }
+    names, places = ", ".join(row), ", ".join(f":{name}" for name in row)
+    with closing(sqlite3.connect(server.deployment.database)) as connection, connection:
+        connection.execute(f"INSERT INTO enrolments ({names}) VALUES ({places})", row)
+        connection.execute("UPDATE otp_tokens SET held = 1 WHERE id = ?", (token.id,))
+
+
 def sequences(server):
     return [event["sequence"] for event in server.audit()]
 
@@ -48,6 +75,7 @@ def test_after_the_move_everything_goes_on_where_it_was(kipuka_servers, target):
     deployment, environ = server.deployment, {"DB_URL": target.url}
     device, gone = server.enrol("device"), server.enrol("gone")
     revoke(server, gone)
+    held = server.make_token("held")
     used, unused, several = server.make_token("used"), server.make_token("unused"), server.make_token("s", max_uses=2)
     assert [enrol(server, token).status for token in (used, several)] == [200, 200]
     wrong = make_csr(common_name="x")
@@ -59,6 +87,7 @@ def test_after_the_move_everything_goes_on_where_it_was(kipuka_servers, target):
     )
     assert target.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
     server.stop()
+    leave_behind(server, held)
     before = verified(deployment)["chains"][0]
     certificates = json.loads(deployment.kipuka("cert", "list", "--json").stdout)
     told = deployment.kipuka("db", "migrate-to", "env:DB_URL", environ=environ).stdout
@@ -70,7 +99,9 @@ def test_after_the_move_everything_goes_on_where_it_was(kipuka_servers, target):
     assert verified(deployment)["chains"][0] == before, "the source is as it was"
 
     deployment.configure({"db": {"url": target.url}})
+    assert target.execute("SELECT held FROM otp_tokens WHERE id = %s", held.id) == [(1,)]
     server.start()
+    assert enrol(server, held).status == 200, "the use came back as it would have on SQLite"
     renewed = server.client(device).reenroll(make_csr(device.subject))
     assert renewed.status == 200, renewed.text
     refused = server.client(gone).reenroll(make_csr(gone.subject))

@@ -236,7 +236,7 @@ def test_what_every_sink_has_had_is_pruned_and_the_rest_verified(deployment, kip
 def test_nothing_is_pruned_without_a_date_a_key_a_copy_or_from_a_broken_log(deployment, kipuka):
     assert "either" in kipuka("audit", "prune", expect=2).stderr
     assert "either" in kipuka("audit", "prune", "--before", "2030-01-01", "--older-than", "3", expect=2).stderr
-    assert "not a date" in kipuka("audit", "prune", "--before", "soon", expect=2).stderr
+    assert "neither a date" in kipuka("audit", "prune", "--before", "soon", expect=2).stderr
     late = ("audit", "prune", "--before", "2999-01-01")
     deployment.configure({"audit": {"sink": []}})
     assert "--without-copy" in kipuka(*late, expect=1).stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import sqlite3
+import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +23,7 @@ from kipuka.store.database import hold_node, open_store
 from kipuka.store.events import PendingEvent
 from kipuka.store.move import PART, NotMoved, move
 from kipuka.store.schema import upgrade
+from kipuka.testing.wire import Wire
 
 pytestmark = pytest.mark.needs("postgres")
 
@@ -79,14 +82,14 @@ def demo(tmp_path, monkeypatch):
 def moving(database, target):
     """Move `database` to `target`; the rows by table."""
 
-    def moving(*storages, tell=lambda _table, _count: None):
+    def moving(*storages, url=target.url, tell=lambda _table, _count: None):
         def event(rows):
             migrated = DatabaseMigrated(source=str(database), rows=dict(rows))
             return PendingEvent(time=datetime.now(UTC), event=migrated, context=AuditContext())
 
         return move(
             f"sqlite:///{database}",
-            target.url,
+            url,
             node="alpha",
             storages=storages,
             examine=lambda tx: [str(finding) for finding in verify_rows(tx).findings],
@@ -272,6 +275,44 @@ def test_while_rows_are_copied_no_server_starts_on_the_source(database, moving):
 
     moving(tell=tell)
     assert refused
+
+
+@pytest.mark.parametrize(("fate", "moved"), [("unanswered", True), ("lost", False)])
+def test_a_commit_without_an_answer_says_how_to_find_out(database, target, moving, fate, moved):
+    fail(database, (1, "127.0.0.1"))
+    with Wire(target.server.port) as wire:
+        url = target.url.replace(f":{target.server.port}/", f":{wire.port}/") + "?sslmode=disable"
+        with pytest.raises(NotMoved, match="PostgreSQL did not answer the COMMIT: run it again"):
+            moving(url=url, tell=lambda _table, _count: wire.next_commit(fate))
+    if moved:
+        with pytest.raises(NotMoved, match="there are rows in audit_events"):
+            moving()
+    else:
+        assert tables_of(target) == []
+        assert moving()["lockout_failures"] == 1
+    assert target.execute("SELECT id FROM lockout_failures") == [(1,)]
+    assert target.execute("SELECT event FROM audit_events") == [("database_migrated",)]
+
+
+async def test_what_a_command_writes_meanwhile_waits_and_is_not_half_in_the_target(database, target, clock, moving):
+    """Commands may run beside a server, but what they write to the source once it is read stays there."""
+    url = f"sqlite:///{database}"
+    await audited(url, clock, 3)
+    commands, waiting = [], []
+
+    def tell(_table, _count):
+        if not commands:
+            commands.append(threading.Thread(target=lambda: asyncio.run(audited(url, clock, 1))))
+            commands[0].start()
+        waiting.append(commands[0].is_alive())
+
+    rows = await asyncio.to_thread(moving, tell=tell)
+    await asyncio.to_thread(commands[0].join, 60)
+    assert all(waiting)
+    assert rows["audit_events"] == 3
+    assert target.execute("SELECT event FROM audit_events ORDER BY sequence")[3:] == [("database_migrated",)]
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM audit_events").fetchall() == [(4,)]
 
 
 def test_an_sqlite_database_that_is_damaged_is_told(database, target, moving):
