@@ -407,7 +407,7 @@ class Enrolment:
             _known(attempt.identity),
             subject=csr.subject,
             sans=csr.sans,
-            public_key=_kind_of(attempt),
+            public_key=_kind_of(attempt).specimen(),
             wants_ca=csr.wants_ca,
         )
 

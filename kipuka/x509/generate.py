@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from kipuka.x509.keys import KEY_NAMES, KeyPolicy
+from kipuka.x509.keys import KEY_NAMES, KeyPolicy, PublicKey
 
 __all__ = ["RSA_SIZES", "GeneratedKey", "KeyKind", "default_kind", "generate", "kind_for", "request_for"]
 
@@ -56,14 +56,15 @@ class KeyKind:
         return f"RSA-{self.bits}" if self.bits is not None else _TITLES[self.name]
 
     @property
-    def is_rsa(self) -> bool:
-        """Whether keys of this kind can transport other keys."""
-        return self.name == "rsa"
-
-    @property
     def is_slow(self) -> bool:
         """Whether making one takes longer than an event loop may wait: two primes must be found."""
-        return self.is_rsa
+        return self.name == "rsa"
+
+    def specimen(self) -> PublicKey:
+        """A public key of this kind that nobody has the private key of, to decide by before one is made."""
+        if self.bits is not None:
+            return rsa.RSAPublicNumbers(_EXPONENT, (1 << self.bits) - 1).public_key()
+        return generate(self).public_key()
 
     def allowed_by(self, policy: KeyPolicy) -> bool:
         """Whether a profile with this policy takes such keys, and they are made here."""

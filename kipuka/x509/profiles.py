@@ -133,12 +133,12 @@ def authorise(
     *,
     subject: x509.Name,
     sans: Sequence[x509.GeneralName],
-    public_key: PublicKey | KeyKind,
+    public_key: PublicKey,
     wants_ca: bool = False,
 ) -> Grant:
     """Decide what of a request is granted to an identity (RULES F1).
 
-    `public_key` is the one that will be certified, or the kind of one that is to be made. `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE. Every other extension that a
+    `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE. Every other extension that a
     CSR may ask for is the profile's affair: its value is issued, whatever was asked for. Raises NameRefused, which names
     what is refused, and BadCSR for `wants_ca`.
     """
@@ -325,15 +325,13 @@ def _fits(test: Callable[[str, str], bool], name: str) -> Callable[[str], bool]:
 
 
 def _extensions(
-    profile: Profile, public_key: PublicKey | KeyKind, names: Sequence[x509.GeneralName], *, critical_san: bool
+    profile: Profile, public_key: PublicKey, names: Sequence[x509.GeneralName], *, critical_san: bool
 ) -> tuple[x509.Extension[x509.ExtensionType], ...]:
     usage = x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
         # RFC 5280 section 4.2.1.3: RSA key transport, which older clients of TLS still look for
-        key_encipherment=public_key.is_rsa
-        if isinstance(public_key, KeyKind)
-        else isinstance(public_key, rsa.RSAPublicKey),
+        key_encipherment=isinstance(public_key, rsa.RSAPublicKey),
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=False,

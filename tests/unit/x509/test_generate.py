@@ -31,6 +31,12 @@ def test_a_key_of_each_kind_is_made_and_would_be_taken_from_a_client(text):
     assert check_key(spki, EVERYTHING) == key.public_key()
 
 
+@pytest.mark.parametrize("text", ["p256", "ed25519", "rsa-2048", "rsa-4096"])
+def test_names_are_decided_by_a_specimen_before_a_key_is_made(text):
+    kind = KeyKind.parse(text)
+    assert describe_key(kind.specimen()) == kind.title
+
+
 def test_rsa_keys_have_the_size_that_was_asked_for_and_the_usual_exponent():
     key = generate(rsa_of(3072))
     assert isinstance(key, rsa.RSAPrivateKey)
