@@ -58,7 +58,7 @@ from kipuka.api import (
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
-from kipuka.est.binding import check_binding
+from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.keygen import KeyPart, encrypt_to, plain_key
 from kipuka.est.wire import decode_request
@@ -151,6 +151,7 @@ class Postponed:
     """The CA will decide later; the client asks again with the same request."""
 
     retry_after: timedelta
+    close_connection: bool = False  # as in `Enrolled`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +225,7 @@ class Enrolment:
         await self._step("read_csr")
         csr = CertificateRequest.from_der(decode_request(request.body))
         attempt = _Attempt(id=secrets.token_hex(16), request=request, csr=csr)
-        return await self.shielded(self._complete(attempt))
+        return await self.shielded(self._complete_and_close(attempt))
 
     async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end whatever becomes of the caller; `drain` waits for it."""
@@ -253,6 +254,15 @@ class Enrolment:
 
     # -- the steps -------------------------------------------------------------------------------------------------
 
+    async def _complete_and_close(self, attempt: _Attempt) -> Enrolled | Postponed:
+        """RFC 9266, 4.1; RULES G2: a connection whose tls-exporter was compared is good for nothing more, however that ended."""
+        try:
+            return await self._complete(attempt)
+        except (RequestError, BackendError) as error:
+            compared = attempt.binding == Binding.TLS_EXPORTER or error.reason == MISMATCH
+            error.closes_connection = compared and attempt.request.credentials.connection.tls_version == "TLSv1.3"
+            raise
+
     async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
         await self._authenticate_and_reserve(attempt)
         try:
@@ -275,7 +285,7 @@ class Enrolment:
             await self._step("record")
             return await self._record(attempt, grant.names, answer.certificate, made)
         except RequestError as error:
-            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail)
+            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail, rule=error.rule)
             raise
         except _Unknown as unknown:
             unknown.error.audited = True
@@ -383,7 +393,16 @@ class Enrolment:
         subject, names = csr.subject, csr.sans
         if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
             subject, names = await self._names_of_reenrolment(attempt)
-        grant = authorise(service.profile, identity, subject=subject, sans=names, public_key=key, wants_ca=csr.wants_ca)
+        grant = authorise(
+            service.profile,
+            identity,
+            subject=subject,
+            sans=names,
+            public_key=key,
+            wants_ca=csr.wants_ca,
+            asked_extensions=csr.asked_extensions(service.profile.copy_extensions),
+            renewal=attempt.request.credentials.operation is Operation.SIMPLEREENROLL,
+        )
         objection = await self._store.read(
             partial(
                 _key_objection,
@@ -400,7 +419,7 @@ class Enrolment:
         """RFC 7030, 4.4.1: as for any other request, but its key says no more than what kind is wanted (RULES J1)."""
         if attempt.answered is not None:
             # RULES D4: the twin of the certificate whose key was lost, whatever the identity is known of by now.
-            return _same_again(attempt.answered)
+            return _same_again(attempt.answered, attempt.request.service.profile)
         profile, csr = attempt.request.service.profile, attempt.csr
         return authorise(
             profile,
@@ -409,6 +428,7 @@ class Enrolment:
             sans=csr.sans,
             public_key=_kind_of(attempt).specimen(),
             wants_ca=csr.wants_ca,
+            asked_extensions=csr.asked_extensions(profile.copy_extensions),
         )
 
     async def _names_of_reenrolment(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
@@ -435,12 +455,14 @@ class Enrolment:
             if not same_name(csr.subject, current.subject):
                 expected = format_dn(current.subject) or "an empty subject"
                 raise IdentityMismatch(
-                    f"the subject must be that of the client certificate: {expected}", reason="other_subject"
+                    f"the subject must be that of the client certificate: {expected}",
+                    reason="other_subject",
+                    rule="reenrol_names",
                 )
             if not same_general_names(csr.sans, names):
                 expected = ", ".join(format_general_name(name) for name in names) or "none"
                 detail = f"the subject alternative names must be those of the client certificate: {expected}"
-                raise IdentityMismatch(detail, reason="other_names")
+                raise IdentityMismatch(detail, reason="other_names", rule="reenrol_names")
         return current.subject, names
 
     def _prove_possession(self, attempt: _Attempt) -> None:
@@ -449,11 +471,13 @@ class Enrolment:
         RFC 7030, 4.4.1: where the key is made here, key and signature of the CSR are ignored, and nothing else.
         """
         if not attempt.wants_key:
-            attempt.csr.verify_possession()
+            attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
+        refuse_foreign_challenges(attempt.csr)
         attempt.binding = check_binding(
             attempt.csr.challenge_password,
             attempt.request.credentials.connection,
             identity_linking=attempt.csr.identity_linking,
+            required=attempt.request.service.profile.channel_binding == "required",
         )
 
     async def _make_key(self, attempt: _Attempt, grant: Grant) -> _MadeKey:
@@ -562,7 +586,7 @@ class Enrolment:
         except BackendUnavailable as away:
             raise _Unknown(away) from away
         if isinstance(answer, Pending):
-            return Postponed(retry_after=answer.retry_after)
+            return self._postponed(attempt, answer)
         order = replace(
             self._order(attempt, grant), not_before=row.created_at - attempt.request.service.profile.backdate
         )
@@ -580,7 +604,7 @@ class Enrolment:
         await self._store.write(
             partial(_set_pending, row=row, exists=attempt.reserved, ref=answer.ref, events=(*attempt.opening, event))
         )
-        return Postponed(retry_after=answer.retry_after)
+        return self._postponed(attempt, answer)
 
     async def _check_certificate(self, attempt: _Attempt, order: Order, certificate: x509.Certificate) -> None:
         """RULES F6: what the CA returned is what was ordered, or it is not handed out."""
@@ -671,8 +695,11 @@ class Enrolment:
             certificate=certificate,
             key=None if made is None else made.part,
             challenge=attempt.challenge,
-            close_connection=attempt.binding == "tls-exporter",
+            close_connection=attempt.binding == Binding.TLS_EXPORTER,
         )
+
+    def _postponed(self, attempt: _Attempt, answer: Pending) -> Postponed:
+        return Postponed(retry_after=answer.retry_after, close_connection=attempt.binding == Binding.TLS_EXPORTER)
 
     async def _give_back(
         self,
@@ -681,6 +708,7 @@ class Enrolment:
         reason: str,
         detail: str,
         *,
+        rule: str | None = None,
         refused_by_store: bool = False,
     ) -> bool:
         """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
@@ -696,6 +724,7 @@ class Enrolment:
                 method=attempt.identity.method,
                 reason=reason,
                 detail=detail,
+                rule=rule,
             )
         else:
             event = EnrolmentFailed(enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail)
@@ -787,7 +816,16 @@ class Enrolment:
             subject_name=identity.name,
             operation=request.credentials.operation.value,
             label=request.service.name,
+            expired_at=self._expired_at(identity, request.credentials),
         )
+
+    def _expired_at(self, identity: Identity, credentials: Credentials) -> str | None:
+        """RULES B4: who renews with an expired certificate is told apart in the audit log."""
+        presented = credentials.connection.presented
+        if identity.method != CERTIFICATE_METHOD or presented is None or presented.leaf is None:
+            return None
+        end = presented.leaf.not_valid_after_utc
+        return timestamp(end) if end < self._clock() else None
 
     def _requested(self, attempt: _Attempt) -> CertificateRequested:
         csr, request = attempt.csr, attempt.request
@@ -829,7 +867,9 @@ def _kind_of(attempt: _Attempt) -> KeyKind:
     kind = kind_for(asked, profile.key_policy, profile.generated_key)
     if kind is None:
         raise KeyRefused(
-            f"the profile {profile.name} accepts no key of a kind that is made here", reason="no_kind_of_key"
+            f"the profile {profile.name} accepts no key of a kind that is made here",
+            reason="no_kind_of_key",
+            rule="key_types",
         )
     return kind
 
@@ -839,10 +879,17 @@ def _alternative_names(grant: Grant) -> x509.Extension[x509.ExtensionType] | Non
     return next(found, None)
 
 
-def _same_again(answered: RecordedCertificate) -> Grant:
-    """What was granted when this certificate was ordered."""
+def _same_again(answered: RecordedCertificate, profile: Profile) -> Grant:
+    """What was granted when this certificate was ordered; where CRL and the like are to be found, as it is today."""
     certificate = x509.load_der_x509_certificate(answered.der)
-    return Grant(subject=certificate.subject, extensions=ordered_extensions(certificate), names=answered.names)
+    extensions = ordered_extensions(certificate)
+    present = {extension.oid for extension in extensions}
+    pointers = [pointer for pointer in profile.issuance.pointers() if pointer.oid not in present]
+    return Grant(
+        subject=certificate.subject,
+        extensions=(*extensions, *(x509.Extension(pointer.oid, critical=False, value=pointer) for pointer in pointers)),
+        names=answered.names,
+    )
 
 
 def _certificate_of(answer: RecordedCertificate | RequestError | BackendError) -> x509.Certificate:
@@ -1046,7 +1093,8 @@ def _key_objection(tx: ReadTx, *, spki: str, holder: str, unique: bool) -> KeyRe
         return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
     if unique and standing.has_another_holder:
         return KeyRefused(
-            "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
+            "the key is recorded for another name, make a new one",
             reason="unique_keys",
+            rule="unique_keys",
         )
     return None

@@ -98,7 +98,7 @@ class EstResources:
         await self._step("answer")
         match outcome:
             case Postponed():
-                return postponed(outcome.retry_after)
+                response = postponed(outcome.retry_after)
             case Enrolled():
                 certificate = certs_only([outcome.certificate])
                 if outcome.key is None:
@@ -107,9 +107,9 @@ class EstResources:
                     response = _with_key(outcome.key, certificate)
                 if outcome.challenge is not None:
                     response.headers.add("WWW-Authenticate", outcome.challenge)
-                if outcome.close_connection:
-                    response.headers["Connection"] = "close"
-                return response
+        if outcome.close_connection:
+            response.headers["Connection"] = "close"
+        return response
 
     def _base64(self, request: Request, der: bytes, *, content_type: str) -> Response:
         body = encode_response(der, one_line=one_line(self.base64_lines, request.headers.get("User-Agent")))

@@ -68,15 +68,17 @@ class KeyKind:
 
     def allowed_by(self, policy: KeyPolicy) -> bool:
         """Whether a profile with this policy takes such keys, and they are made here."""
-        return self.name in policy.allowed and (
-            self.bits is None or (self.bits in RSA_SIZES and self.bits >= policy.min_rsa_bits)
-        )
+        return self.name in policy.allowed and (self.bits is None or self.bits in _sizes(policy))
+
+
+def _sizes(policy: KeyPolicy) -> tuple[int, ...]:
+    return tuple(bits for bits in RSA_SIZES if policy.min_rsa_bits <= bits <= policy.max_rsa_bits)
 
 
 def default_kind(policy: KeyPolicy) -> KeyKind | None:
     """What is made for a profile that does not say; None where it takes nothing that is made here."""
     for name in _DEFAULTS:
-        bits = next((size for size in RSA_SIZES if size >= policy.min_rsa_bits), None) if name == "rsa" else None
+        bits = next(iter(_sizes(policy)), None) if name == "rsa" else None
         if name in policy.allowed and (name != "rsa" or bits is not None):
             return KeyKind(name=name, bits=bits)
     return None
@@ -96,9 +98,10 @@ def kind_for(asked: str, policy: KeyPolicy, default: KeyKind | None) -> KeyKind 
     size = re.fullmatch(r"RSA-([0-9]+)", asked)
     if size is None or "rsa" not in policy.allowed:
         return default
-    least = max(int(size[1]), policy.min_rsa_bits)
-    bits = next((made for made in RSA_SIZES if made >= least), RSA_SIZES[-1])
-    return KeyKind(name="rsa", bits=bits) if bits >= policy.min_rsa_bits else default
+    sizes = _sizes(policy)
+    if not sizes:
+        return default
+    return KeyKind(name="rsa", bits=next((made for made in sizes if made >= int(size[1])), sizes[-1]))
 
 
 def generate(kind: KeyKind) -> GeneratedKey:
