@@ -688,7 +688,7 @@ MUTANTS = {
             (LeavesTheRootOut, "test_the_chain_goes_from_the_issuer_up_to_a_root"),
             (ShowsTheRootTwiceAtTimes, "test_the_chain_stays_the_same"),
             (AddsAName, "test_the_certificate_is_the_one_that_was_ordered", "any"),
-            (MakesUsageUncritical, "test_ordered_extensions_keep_their_criticality"),
+            (MakesUsageUncritical, "test_ordered_extensions_keep_their_criticality", "any"),
             (LeavesConstraintsOut, "test_the_certificate_says_that_it_is_no_ca"),
             (NamesTheIssuersKeyByItsOwnHash, "test_the_certificate_names_its_own_key_and_its_issuers"),
             (HasOneKeyIdentifier, "test_the_certificate_names_its_own_key_and_its_issuers"),
