@@ -8,6 +8,7 @@ checked (`kipuka.est`, `kipuka.x509`), SQL (`kipuka.store`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -44,9 +45,11 @@ from kipuka.api import (
     IdentityMismatch,
     Issued,
     KeyRefused,
+    NotPermitted,
     Operation,
     Order,
     Pending,
+    ProofOfPossessionFailed,
     ReadTx,
     RevokesCertificates,
     SpendsOnIssue,
@@ -59,7 +62,7 @@ from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
-from kipuka.mtls import CERTIFICATE_METHOD
+from kipuka.mtls import CERTIFICATE_METHOD, alternative_names
 from kipuka.store import certificates, enrolments, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
@@ -69,7 +72,18 @@ from kipuka.x509.issued import mismatch
 from kipuka.x509.keys import check_key, spki_sha256
 from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
 from kipuka.x509.path import PathVerdict
+from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Grant, Profile, authorise
+from kipuka.x509.registration import (
+    Asked,
+    asks_for_others,
+    holder_of,
+    is_candidate,
+    renewed_for,
+    shortcoming,
+    vouched_for,
+    whom,
+)
 
 __all__ = ["Enrolled", "Enrolment", "EnrolmentRequest", "LabelService", "Postponed", "Recognises"]
 
@@ -117,6 +131,7 @@ class LabelService:
     validity: timedelta
     authentication: Recognises
     replay_window: timedelta = timedelta(0)  # how long a lost answer can be asked for again (RULES D4)
+    registration_authorities: tuple[CertificatePattern, ...] = ()  # who may ask for others (RULES F4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +177,8 @@ class _Attempt:
     digest: str | None = None  # what the request is known by, where an answer can be given again
     answered: RecordedCertificate | None = None  # what the same request led to before
     binding: str | None = None
+    on_behalf_of: str | None = None  # whom a registration authority asks for
+    replaces: str | None = None  # the fingerprint of the recorded certificate that is renewed
     opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
 
 
@@ -241,6 +258,7 @@ class Enrolment:
     async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
         await self._authenticate_and_reserve(attempt)
         try:
+            await self._stand_in(attempt)
             if attempt.answered is not None:
                 return await self._answer_again(attempt, attempt.digest or "")
             if attempt.pending is not None:
@@ -355,14 +373,53 @@ class Enrolment:
             attempt.claim = None
         return attempt.answered is not None
 
-    async def _authorise(self, attempt: _Attempt) -> Grant:
-        """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
-        service, csr, identity = attempt.request.service, attempt.csr, _known(attempt.identity)
-        key = check_key(csr.public_key_der, service.profile.key_policy)
-        subject, names = csr.subject, csr.sans
+    async def _stand_in(self, attempt: _Attempt) -> None:
+        """RULES F4; RFC 7030, 3.7: whether a registration authority asks for somebody else.
+
+        A certificate that was meant to be one's, and is not one's here, is refused where it asks for others' names: to go on would issue
+        a certificate in the authority's own name to a stranger. Raises `NotPermitted`.
+        """
+        service, csr, judged = attempt.request.service, attempt.csr, attempt.certificate
+        if _known(attempt.identity).method != CERTIFICATE_METHOD or judged is None or judged.certificate is None:
+            return
+        certificate, listed = judged.certificate, service.registration_authorities
+        if not is_candidate(certificate, listed) or not asks_for_others(certificate, csr.subject, csr.sans):
+            return
+        chain = await self.ca_certificates(service)
+        own_ca = _issued_by(certificate, chain.issuer)
+        lacks = shortcoming(certificate, listed, recorded=judged.recorded, own_ca=own_ca)
+        if lacks is not None:
+            detail = f"only a registration authority may ask for another's names, and this client certificate is not one's: {lacks.text}"
+            raise NotPermitted(detail, reason=lacks.value)
+        attempt.on_behalf_of = visible(whom(csr.subject, csr.sans))
+        attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
+
+    async def _asked(self, attempt: _Attempt) -> Asked:
+        """Whose names are asked for, and who is to have them: the client, or whom a registration authority speaks for."""
+        csr, identity = attempt.csr, _known(attempt.identity)
+        subject, names = csr.subject, tuple(csr.sans)
         if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
             subject, names = await self._names_of_reenrolment(attempt)
-        grant = authorise(service.profile, identity, subject=subject, sans=names, public_key=key, wants_ca=csr.wants_ca)
+            if attempt.on_behalf_of is not None:
+                return renewed_for(identity, subject, names)
+        elif attempt.on_behalf_of is not None:
+            profile = attempt.request.service.profile
+            return vouched_for(identity, subject, names, domains=() if profile.names == "csr" else profile.san_domains)
+        return Asked(identity=identity, subject=subject, sans=names)
+
+    async def _authorise(self, attempt: _Attempt) -> Grant:
+        """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
+        service, csr = attempt.request.service, attempt.csr
+        key = check_key(csr.public_key_der, service.profile.key_policy)
+        asked = await self._asked(attempt)
+        grant = authorise(
+            service.profile,
+            asked.identity,
+            subject=asked.subject,
+            sans=asked.sans,
+            public_key=key,
+            wants_ca=csr.wants_ca,
+        )
         objection = await self._store.read(
             partial(
                 _key_objection,
@@ -377,6 +434,8 @@ class Enrolment:
 
     async def _names_of_reenrolment(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
         """RFC 7030, 4.2.2: the same names, of a certificate of this label's CA (RULES B5, F2)."""
+        if attempt.on_behalf_of is not None:
+            return await self._names_for_another(attempt)
         request, csr = attempt.request, attempt.csr
         judged = attempt.certificate
         if judged is None or judged.certificate is None:
@@ -394,6 +453,7 @@ class Enrolment:
         if found is not None and found.label != request.service.name:
             where = "without a label" if found.label is None else f"at the label {found.label}"
             raise IdentityMismatch(f"client certificate was enrolled {where}, re-enrol it there", reason="other_label")
+        attempt.replaces = None if found is None else fingerprint
         names = _known(attempt.identity).permitted_names
         if request.service.profile.reenrol_names == "must-match":
             if not same_name(csr.subject, current.subject):
@@ -407,9 +467,44 @@ class Enrolment:
                 raise IdentityMismatch(detail, reason="other_names")
         return current.subject, names
 
+    async def _names_for_another(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
+        """RULES F4; RFC 7030, 4.2.2: a registration authority renews what this label has recorded under the names of the request."""
+        request, csr = attempt.request, attempt.csr
+        found = await self._store.read(
+            partial(
+                certificates.renewable,
+                ca=request.service.ca,
+                label=request.service.name,
+                holder_sha256=holder_of(csr.subject, csr.sans),
+            )
+        )
+        loaded = [(recorded, recorded.load()) for recorded in found]
+        same = [pair for pair in loaded if same_general_names(alternative_names(pair[1]), csr.sans)]
+        if not same:
+            detail = f"this label has no certificate of {attempt.on_behalf_of} that could be renewed; a new one is asked for by simpleenroll"
+            raise IdentityMismatch(detail, reason="nothing_to_renew")
+        spki = spki_sha256(csr.public_key_der)
+        exact = [pair for pair in same if pair[0].spki_sha256 == spki]
+        recorded, certificate = (exact or same)[0]
+        if exact or len(same) == 1:  # of several with other keys nobody can say which is replaced
+            attempt.replaces = recorded.fingerprint
+        return certificate.subject, alternative_names(certificate)
+
     def _prove_possession(self, attempt: _Attempt) -> None:
         """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1)."""
         attempt.csr.verify_possession()
+        self._link(attempt)
+
+    def _link(self, attempt: _Attempt) -> None:
+        """RFC 7030, 3.5; RFC 7894, 4. A registration authority is exempt: what it hands on was linked to its own server (RFC 7030, 3.7)."""
+        if attempt.on_behalf_of is not None:
+            with contextlib.suppress(ProofOfPossessionFailed):
+                attempt.binding = check_binding(
+                    attempt.csr.challenge_password,
+                    attempt.request.credentials.connection,
+                    identity_linking=attempt.csr.identity_linking,
+                )
+            return
         refuse_foreign_challenges(attempt.csr)
         attempt.binding = check_binding(
             attempt.csr.challenge_password,
@@ -554,6 +649,7 @@ class Enrolment:
             enrolment=attempt.id,
             issued_at=self._clock(),
             names=names,
+            replaces=attempt.replaces,
         )
         event = CertificateIssued(
             enrolment=attempt.id,
@@ -569,6 +665,7 @@ class Enrolment:
             not_before=timestamp(recorded.not_before),
             not_after=timestamp(recorded.not_after),
             channel_binding=attempt.binding,
+            on_behalf_of=attempt.on_behalf_of,
         )
         unit = partial(
             _record,
@@ -737,6 +834,7 @@ class Enrolment:
             names=tuple(format_general_name(name) for name in csr.sans),
             key=csr.key_description,
             request_sha256=csr.info_sha256,
+            on_behalf_of=attempt.on_behalf_of,
         )
 
 

@@ -32,7 +32,7 @@ from kipuka.api import (
     hookimpl,
 )
 
-__all__ = ["CERTIFICATE_METHOD", "ClientAuth", "ClientCertificateAuthenticator", "Mode"]
+__all__ = ["CERTIFICATE_METHOD", "ClientAuth", "ClientCertificateAuthenticator", "Mode", "alternative_names"]
 
 CERTIFICATE_METHOD = "mtls"
 """This method's name, which some of the host's rules are about."""

@@ -393,6 +393,7 @@ async def open_runtime(
                 validity=label.profile.validity or settings.ca(label.ca).validity,
                 authentication=doors[name],
                 replay_window=label.replay_window,
+                registration_authorities=label.registration_authorities,
             )
             for name, label in settings.labels.items()
         }

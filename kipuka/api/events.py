@@ -291,7 +291,9 @@ class LockoutsListed(AuditEvent):
 
 
 class CertificateRequested(AuditEvent):
-    """An authenticated client asked for a certificate. `request_sha256` is over the CSR without challenge attributes."""
+    """An authenticated client asked for a certificate. `request_sha256` is over the CSR without challenge attributes. `on_behalf_of` are the names
+    that a registration authority asks for, where it does not ask for its own.
+    """
 
     name: ClassVar[str] = "certificate_requested"
     outcome: ClassVar[Outcome] = "success"
@@ -303,10 +305,11 @@ class CertificateRequested(AuditEvent):
     names: tuple[str, ...]
     key: str
     request_sha256: str
+    on_behalf_of: str | None
 
 
 class CertificateIssued(AuditEvent):
-    """A certificate was recorded; only after this is durable does the client receive it."""
+    """A certificate was recorded; only after this is durable does the client receive it. `on_behalf_of`: as in `certificate_requested`."""
 
     name: ClassVar[str] = "certificate_issued"
     outcome: ClassVar[Outcome] = "success"
@@ -323,6 +326,7 @@ class CertificateIssued(AuditEvent):
     not_before: str
     not_after: str
     channel_binding: str | None
+    on_behalf_of: str | None
 
 
 class CertificateReplayed(AuditEvent):

@@ -17,6 +17,7 @@ from kipuka.audit.syslog.settings import SyslogSettings
 from kipuka.config import Address, AdminSection, CAItem, Known, Settings
 from kipuka.mtls import ClientAuth
 from kipuka.x509.profiles import Profile
+from kipuka.x509.purposes import CMC_RA
 
 __all__ = ["LONG_VALIDITY", "advice", "client_auth", "periods", "postgresql_advice"]
 
@@ -34,6 +35,7 @@ def advice(settings: Settings) -> Iterator[Finding]:
     yield from _proxies(settings)
     yield from _modes(settings)
     yield from _replays(settings)
+    yield from _authorities(settings)
     yield from _validity(settings)
     yield from _profiles(settings)
     if settings.admin is not None:
@@ -121,6 +123,17 @@ def _replays(settings: Settings) -> Iterator[Finding]:
             yield _warning(key, problem, "write 600: devices ask again within minutes")
 
 
+def _authorities(settings: Settings) -> Iterator[Finding]:
+    """RULES F4: a pattern that everybody fits leaves the usage alone to tell who may ask for others."""
+    for name, label in settings.labels.items():
+        key = "est.registration_authorities" if name is None else f"est.label[{name}].registration_authorities"
+        if any(pattern.is_anything for pattern in label.registration_authorities):
+            problem = (
+                "one of the patterns demands no character of a name: every certificate with the usage cmcRA fits it"
+            )
+            yield _warning(key, problem, "write what tells registration authorities from others, such as OU=RA")
+
+
 def _validity(settings: Settings) -> Iterator[Finding]:
     told: set[str] = set()
     for item in settings.cas:
@@ -161,6 +174,9 @@ def _profile(key: str, profile: Profile) -> Iterator[Finding]:
     if not profile.unique_keys:
         problem = "one key may be certified for several identities"
         yield _warning(f"{key}.unique_keys", problem, "write unique_keys = true")
+    if CMC_RA in profile.extended_key_usage:
+        problem = "its certificates are those of registration authorities, who can have certificates issued in any name where they are listed"
+        yield _warning(f"{key}.extended_key_usage", problem, "take cmcRA out unless that is what the profile is for")
     if profile.allow_expired_for:
         problem = "a certificate that has expired still renews, and so does whoever has its key"
         yield _warning(f"{key}.allow_expired_for", problem, "write 0, and have devices renew while they are valid")

@@ -169,6 +169,7 @@ async def _record(
         not_before=timestamp(recorded.not_before),
         not_after=timestamp(recorded.not_after),
         channel_binding=None,
+        on_behalf_of=None,
     )
 
     def unit(tx: Tx) -> None:

@@ -14,7 +14,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kipuka.config.document import KeyPath
 from kipuka.config.sections import ProfileItem
-from kipuka.config.validate import NOT_YET
 from kipuka.x509.keys import KeyPolicy
 from kipuka.x509.names import normal_dns
 from kipuka.x509.profiles import Profile
@@ -29,6 +28,7 @@ EXTENDED_KEY_USAGES = {
     "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
     "timeStamping": ExtendedKeyUsageOID.TIME_STAMPING,
     "ipsecIKE": ExtendedKeyUsageOID.IPSEC_IKE,
+    "cmcRA": CMC_RA,
 }
 """The usages that have a name in the configuration."""
 
@@ -95,10 +95,8 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
                     Mistake(path=path, problem="there is no extended key usage of this name", remedy=remedy)
                 )
                 continue
-        if oid == CMC_RA:
-            # RULES F4, K1: registration authorities come later
-            remedy = "take it out: certificates of registration authorities cannot be issued"
-            mistakes.append(Mistake(path=path, problem=NOT_YET, remedy=remedy))
+        if oid == CMC_RA and (why := _no_authority(item)) is not None:
+            mistakes.append(Mistake(path=path, problem=why[0], remedy=why[1]))
         elif oid in _NEVER:
             remedy = "take it out, and name what the certificates are for"
             mistakes.append(Mistake(path=path, problem="a client certificate must not have this usage", remedy=remedy))
@@ -107,6 +105,18 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
         else:
             usages.append(oid)
     return tuple(usages)
+
+
+def _no_authority(item: ProfileItem) -> tuple[str, str] | None:
+    """Why certificates of a registration authority cannot come of this profile (RULES F4): the problem and the remedy."""
+    if item.names != "identity":
+        return (
+            'with names = "csr" a client could choose the name of a registration authority',
+            'write names = "identity"',
+        )
+    if not {"clientAuth", ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string} & {*item.extended_key_usage}:
+        return "without clientAuth nobody can authenticate with such a certificate", "add clientAuth"
+    return None
 
 
 def _domains(item: ProfileItem, mistakes: list[Mistake]) -> tuple[str, ...]:

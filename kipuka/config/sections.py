@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 
 from kipuka.api.settings import ConfigPath, Seconds, Secret, Section, resolve_secret
 from kipuka.x509.patterns import CertificatePattern, parse_certificate_pattern
+from kipuka.x509.registration import parse_authority
 
 __all__ = [
     "Address",
@@ -298,6 +299,18 @@ class CAHead(Section):
     """How long certificates are valid where the profile does not say, in days."""
 
 
+def _check_authority(value: str) -> str:
+    try:
+        parse_authority(value)
+    except ValueError as error:
+        msg = f"it is no registration authority: {error}; write a pattern such as CN=*,OU=RA,O=Example, or sha256: and a fingerprint"
+        raise ValueError(msg) from error
+    return value
+
+
+AuthorityPattern = Annotated[str, Field(max_length=1024), AfterValidator(_check_authority)]
+
+
 class LabelItem(Section):
     """An EST label: a further path, `<base_path>/<name>/`, with its own CA, profile and methods (RFC 7030, 3.2.2)."""
 
@@ -319,6 +332,9 @@ class LabelItem(Section):
 
     replay_window: ReplayWindow | None = None
     """The same as `replay_window` of `[est]`, for this label. Default: that one."""
+
+    registration_authorities: tuple[AuthorityPattern, ...] = ()
+    """The same as `registration_authorities` of `[est]`, for this label. Default: none, whatever `[est]` has."""
 
 
 class ESTSection(Section):
@@ -343,6 +359,11 @@ class ESTSection(Section):
     replay_window: ReplayWindow = timedelta(0)
     """How long, in seconds, a lost answer can be asked for again: the same token or client certificate with the same request gets the
     certificate that was issued for it, and no use is spent. `0`: never. Up to 30 days; 600 is enough for bad links."""
+
+    registration_authorities: tuple[AuthorityPattern, ...] = ()
+    """Whose client certificates may ask for certificates in others' names, at the path without a label: patterns of a whole subject, such as `CN=*,OU=RA,O=Example`, or of an
+    alternative name (`dns:*.ra.example.com`, `email:`, `uri:`), or `sha256:` and a certificate's fingerprint. Such a certificate must also have the
+    extended key usage `cmcRA`, be issued by the label's CA and stand in this server's record (RFC 7030, 3.7)."""
 
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""
@@ -404,7 +425,7 @@ class ProfileItem(Section):
 
     extended_key_usage: tuple[str, ...] = ("clientAuth",)
     """What a certificate is for: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`, `timeStamping`,
-    `ipsecIKE`, or a dotted object identifier."""
+    `ipsecIKE`, or a dotted object identifier; `cmcRA`, with `clientAuth`, makes certificates of registration authorities."""
 
     subject_patterns: dict[str, tuple[_Glob, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
     """With `names = "csr"`: for each attribute of the subject (`CN`, `O`, `OU`, ...) the patterns it may match, with `*`

@@ -22,6 +22,7 @@ from kipuka.config.sections import (
     ServerSection,
     TLSSection,
 )
+from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Profile
 
 __all__ = ["CAItem", "Known", "Label", "Settings", "SinkItem"]
@@ -61,6 +62,7 @@ class Label:
     auth: tuple[str, ...]
     client_anchors: Path | None = None
     replay_window: timedelta = timedelta(0)
+    registration_authorities: tuple[CertificatePattern, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,10 @@ from kipuka.config.host import SECTION_OF, Host, at
 from kipuka.config.sections import CAHead, DatabaseSection, ESTSection, LabelItem, SinkHead
 from kipuka.config.settings import CAItem, Known, Label, Settings, SinkItem
 from kipuka.config.validate import suggestion, validate
+from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Profile
+from kipuka.x509.purposes import CMC_RA
+from kipuka.x509.registration import parse_authority
 
 __all__ = ["DEFAULT_ORDER", "Kinds", "Unsettled", "settle"]
 
@@ -293,7 +296,16 @@ class _Settling:
         profile = self._profile(est.default_profile, ("est", "default_profile"))
         if ca is not None and profile is not None:
             auth = tuple(authenticators)
-            labels[None] = Label(name=None, ca=ca, profile=profile, auth=auth, replay_window=est.replay_window)
+            labels[None] = Label(
+                name=None,
+                ca=ca,
+                profile=profile,
+                auth=auth,
+                replay_window=est.replay_window,
+                registration_authorities=self._authorities(
+                    est.registration_authorities, ("est", "registration_authorities"), profile, auth
+                ),
+            )
         for index, item in self.host.labels:
             own = est.replay_window if item.replay_window is None else item.replay_window
             for name, label in self._label(item, ("est", "label", index), ca, profile, authenticators).items():
@@ -318,8 +330,29 @@ class _Settling:
         if ca is None or profile is None:
             return {}
         auth = tuple(name for name in authenticators if item.auth is None or name in item.auth)
-        label = Label(name=item.name, ca=ca, profile=profile, auth=auth, client_anchors=item.client_anchors)
+        label = Label(
+            name=item.name,
+            ca=ca,
+            profile=profile,
+            auth=auth,
+            client_anchors=item.client_anchors,
+            registration_authorities=self._authorities(
+                item.registration_authorities, (*path, "registration_authorities"), profile, auth
+            ),
+        )
         return {item.name: label}
+
+    def _authorities(
+        self, given: tuple[str, ...], path: KeyPath, profile: Profile, auth: Collection[str]
+    ) -> tuple[CertificatePattern, ...]:
+        """RULES F4: whoever may ask for others can be recognised here, and can make nobody else such a one."""
+        if given and "mtls" not in auth and "mtls" not in self.host.disabled:
+            remedy = "let mtls in (auth, [tls.client_auth]), or take registration_authorities out"
+            self._say(path, "client certificates are not taken here", remedy)
+        if given and CMC_RA in profile.extended_key_usage:
+            problem = f"the profile {profile.name} has the usage cmcRA: a registration authority could make others here"
+            self._say(path, problem, "give their certificates a label of their own, without registration_authorities")
+        return tuple(parse_authority(text) for text in given)
 
     def _label_auth(self, auth: tuple[str, ...], path: KeyPath) -> None:
         if not auth:

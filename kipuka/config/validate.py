@@ -36,7 +36,6 @@ LATER: Mapping[tuple[str, ...], str] = {
     ("est", "label", "require"): "take the key out",
     ("est", "label", "serverkeygen"): "take the key out",
     ("est", "label", "csrattrs"): "take the key out",
-    ("est", "label", "registration_authorities"): "take the key out",
 }
 """Keys and sections that a later version brings (RULES K1), without positions, and what to do now."""
 

@@ -38,6 +38,7 @@ __all__ = [
     "listing",
     "lock_key",
     "normal_serial",
+    "renewable",
     "revoke",
     "serial_is_used",
     "told",
@@ -77,6 +78,7 @@ class RecordedCertificate:
     revocation_reason: str | None = None  # as RFC 5280 spells it: "keyCompromise"
     invalidity_date: datetime | None = None  # RFC 5280, 5.3.2
     untold_reason: str | None = None  # what the CA has still to be told
+    replaces: str | None = None  # the fingerprint of the recorded certificate that it renewed
 
     @classmethod
     def of(
@@ -91,6 +93,7 @@ class RecordedCertificate:
         enrolment: str,
         issued_at: datetime,
         names: Sequence[str],
+        replaces: str | None = None,
     ) -> RecordedCertificate:
         """The record of a certificate that was signed just now."""
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -113,7 +116,12 @@ class RecordedCertificate:
             identity_name=identity_name,
             enrolment=enrolment,
             issued_at=issued_at,
+            replaces=replaces,
         )
+
+    def load(self) -> x509.Certificate:
+        """The certificate itself."""
+        return x509.load_der_x509_certificate(self.der)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +199,7 @@ def add(tx: Tx, certificate: RecordedCertificate) -> None:
             "revocation_reason": certificate.revocation_reason,
             "invalidity_date": None if certificate.invalidity_date is None else timestamp(certificate.invalidity_date),
             "untold_reason": certificate.untold_reason,
+            "replaces": certificate.replaces,
         },
     )
 
@@ -302,6 +311,27 @@ def listing(
         return Page(items=items)
     last = items[limit - 1]
     return Page(items=items[:limit], next=f"{timestamp(last.issued_at)}~{last.fingerprint}")
+
+
+_MOST_RENEWABLE = 100
+
+
+def renewable(tx: ReadTx, *, ca: str, label: str | None, holder_sha256: str) -> tuple[RecordedCertificate, ...]:
+    """The certificates of that holder that are in force at a label, newest first; of very many the newest alone."""
+    c = certificates.c
+    statement = (
+        select(certificates)
+        .where(
+            c.holder_sha256 == holder_sha256,
+            c.ca == ca,
+            c.label.is_(None) if label is None else c.label == label,
+            c.state == "valid",
+            c.not_after >= timestamp(tx.now),
+        )
+        .order_by(c.issued_at.desc(), c.fingerprint.desc())
+        .limit(_MOST_RENEWABLE)
+    )
+    return tuple(_read(row) for row in tx.execute(statement).mappings())
 
 
 def revoke(

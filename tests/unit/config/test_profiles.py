@@ -63,6 +63,12 @@ def test_every_key_of_a_profile_arrives(tmp_path):
         pytest.param('extended_key_usage = ["2.5.29.37.0"]', "extended_key_usage[0]", id="anyExtendedKeyUsage"),
         pytest.param('extended_key_usage = ["1.3.6.1.5.5.7.3.9"]', "extended_key_usage[0]", id="OCSPSigning"),
         pytest.param('extended_key_usage = ["clientAuth", "1.3.6.1.5.5.7.3.2"]', "extended_key_usage[1]", id="twice"),
+        pytest.param('extended_key_usage = ["cmcRA"]', "extended_key_usage[0]", id="cmcRA without clientAuth"),
+        pytest.param(
+            'names = "csr"\nsubject_patterns = { CN = ["a"] }\nextended_key_usage = ["clientAuth", "1.3.6.1.5.5.7.3.28"]',
+            "extended_key_usage[1]",
+            id="cmcRA for whoever asks",
+        ),
         pytest.param('san_domains = [".example.com"]', "san_domains[0]", id="leading dot"),
         pytest.param('san_domains = ["10.0.0.1"]', "san_domains[0]", id="address"),
         pytest.param('subject_patterns = { CN = ["*"] }', "subject_patterns", id="patterns without csr"),
