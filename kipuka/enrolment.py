@@ -63,7 +63,7 @@ from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD, alternative_names
-from kipuka.store import certificates, enrolments, replay
+from kipuka.store import certificates, enrolments, replaced, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store, is_of_store, is_unknown
@@ -674,6 +674,7 @@ class Enrolment:
             certificate=recorded,
             unique=request.service.profile.unique_keys,
             presented=_fingerprint(attempt.certificate),
+            revoke_after=request.service.profile.revoke_replaced_after,
             spender=self._spenders.get(claim.plugin) if claim else None,
             window=None if request.service.remote else request.service.replay_window,
             opening=tuple(attempt.opening),
@@ -933,6 +934,7 @@ def _record(
     certificate: certificates.RecordedCertificate,
     unique: bool,
     presented: str | None,
+    revoke_after: timedelta | None,
     spender: SpendsOnIssue | None,
     window: timedelta | None,
     opening: tuple[AuditEvent, ...],
@@ -944,9 +946,9 @@ def _record(
     It is an earlier one where the same request was answered while this one was under way: what a CA of this process has signed is
     then forgotten before anybody has seen it. A remote CA (`window` None) knows it by now, so it is recorded and handed out.
     """
-    if presented is not None and certificates.is_revoked(tx, presented):
-        # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
-        return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
+    objection = _revoked_meanwhile(tx, presented, certificate.replaces, schedules=revoke_after is not None)
+    if objection is not None:
+        return objection
     if unique:
         certificates.lock_key(tx, certificate.spki_sha256)
     objection = _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
@@ -961,8 +963,19 @@ def _record(
         audit_all(tx, events=(*opening, replayed(answered)))
         return answered
     enrolments.record(tx, row, certificate, spender, exists=exists)
+    if certificate.replaces is not None and revoke_after is not None:
+        replaced.schedule(tx, certificate.replaces, certificate.issued_at + revoke_after)
     audit_all(tx, events=(*opening, issued))
     return certificate
+
+
+def _revoked_meanwhile(tx: Tx, presented: str | None, replaces: str | None, *, schedules: bool) -> RequestError | None:
+    """RULES B2: a certificate that was revoked while this request was under way neither proves anything nor gets a successor."""
+    if presented is not None and certificates.is_revoked(tx, presented, to_change=schedules and presented == replaces):
+        return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
+    if replaces not in {None, presented} and certificates.is_revoked(tx, replaces or "", to_change=schedules):
+        return IdentityMismatch("the certificate that is to be renewed was revoked", reason="nothing_to_renew")
+    return None
 
 
 def _replay(

@@ -425,7 +425,11 @@ async def open_runtime(
             await recover(foundation.incarnation)
         revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
         holder = f"{store.node}/{foundation.incarnation.name}"
-        jobs = {"recovery": recover, "revocations": revocations.tell_untold}
+        jobs = {
+            "recovery": recover,
+            "revocations": revocations.tell_untold,
+            "replaced": partial(revocations.revoke_replaced, _revokes_replaced(settings)),
+        }
         await stack.enter_async_context(open_jobs(store, jobs, holder=holder))
         stack.push_async_callback(enrolment.drain)
         readiness = await stack.enter_async_context(
@@ -549,6 +553,15 @@ def _label_authentication(
         clock=clock,
         late_renewal=LateRenewal(ca=label.ca, label=label.name, allowed=label.profile.allow_expired_for),
     )
+
+
+def _revokes_replaced(settings: Settings) -> Mapping[str, timedelta]:
+    """The profiles whose replaced certificates are revoked, with how long each lets an expired one renew."""
+    return {
+        name: profile.allow_expired_for
+        for name, profile in settings.profiles.items()
+        if profile.revoke_replaced_after is not None
+    }
 
 
 def _administrators(

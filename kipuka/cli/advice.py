@@ -26,6 +26,8 @@ LONG_VALIDITY = timedelta(days=825)
 
 LONG_WINDOW = timedelta(days=1)
 
+SHORT_GRACE = timedelta(days=1)
+
 _GUESSED = ("", "admin", "changeme", "kipuka", "password", "secret", "test", "token")
 _GUESSED_HASHES = {f"sha256:{hashlib.sha256(word.encode()).hexdigest()}" for word in _GUESSED}
 
@@ -177,12 +179,19 @@ def _profile(key: str, profile: Profile) -> Iterator[Finding]:
     if CMC_RA in profile.extended_key_usage:
         problem = "its certificates are those of registration authorities, who can have certificates issued in any name where they are listed"
         yield _warning(f"{key}.extended_key_usage", problem, "take cmcRA out unless that is what the profile is for")
-    if profile.allow_expired_for:
-        problem = "a certificate that has expired still renews, and so does whoever has its key"
-        yield _warning(f"{key}.allow_expired_for", problem, "write 0, and have devices renew while they are valid")
+    yield from _renewals(key, profile)
     if not profile.extended_key_usage:
         problem = "certificates without extended key usage are good for anything"
         yield _warning(f"{key}.extended_key_usage", problem, 'write extended_key_usage = ["clientAuth"]')
+
+
+def _renewals(key: str, profile: Profile) -> Iterator[Finding]:
+    if profile.allow_expired_for:
+        problem = "a certificate that has expired still renews, and so does whoever has its key"
+        yield _warning(f"{key}.allow_expired_for", problem, "write 0, and have devices renew while they are valid")
+    if profile.revoke_replaced_after is not None and profile.revoke_replaced_after < SHORT_GRACE:
+        problem = "a device that has lost the answer to its renewal loses the certificate that it has, before it can ask again"
+        yield _warning(f"{key}.revoke_replaced_after", problem, "write 86400 or more")
 
 
 def _is_anything(glob: str) -> bool:

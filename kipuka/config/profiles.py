@@ -76,6 +76,7 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         san_patterns=san_patterns,
         allow_expired_for=item.allow_expired_for,
         channel_binding=item.channel_binding,
+        revoke_replaced_after=item.revoke_replaced_after,
     )
     return profile, mistakes
 

@@ -420,6 +420,10 @@ class ProfileItem(Section):
     """Whether a request must be linked to its TLS connection (RFC 7030, 3.5): its `challengePassword` or `estIdentityLinking` is the connection's
     `tls-unique` (TLS 1.2) or `tls-exporter` (TLS 1.3). `optional`: one that is there is verified. `required`: without one the request is refused."""
 
+    revoke_replaced_after: Annotated[Seconds, Field(ge=timedelta(minutes=1), le=timedelta(days=365))] | None = None
+    """How long after a renewal the certificate that was renewed is revoked (reason `superseded`), in seconds, from 60 up to 365 days. Only where this server
+    has recorded it, and while the new one is not revoked itself. Default: never."""
+
     unique_keys: bool = True
     """Whether a public key that is recorded for one identity is refused to every other."""
 

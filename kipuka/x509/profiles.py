@@ -78,7 +78,7 @@ class Profile:
     `*`, where the identity has that very name, or a pattern allows every name that the wildcard stands for.
 
     `allow_expired_for` is how long after its end a certificate still renews (RULES B4), `channel_binding` whether a request has to be
-    linked to its TLS connection (RULES G1). `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
+    linked to its TLS connection (RULES G1). `revoke_replaced_after` has a certificate revoked so long after it was renewed. `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
     Raises ValueError for a form, a domain or a pattern that can never match.
     """
 
@@ -97,6 +97,7 @@ class Profile:
     san_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
     allow_expired_for: timedelta = timedelta(0)
     channel_binding: Literal["optional", "required"] = "optional"
+    revoke_replaced_after: timedelta | None = None
 
     def __post_init__(self) -> None:
         for domain in self.san_domains:

@@ -494,6 +494,13 @@ MATRIX = [
         id="any registration authority without a label",
     ),
     warning(
+        "profile[default].revoke_replaced_after",
+        "has lost the answer",
+        "write 86400 or more",
+        changes=profile(revoke_replaced_after=3600),
+        id="replaced certificates revoked soon",
+    ),
+    warning(
         "profile[default].allow_expired_for",
         "has expired still renews",
         "write 0",
