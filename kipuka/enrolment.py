@@ -76,6 +76,7 @@ from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Grant, Profile, authorise
 from kipuka.x509.registration import (
     Asked,
+    NotAnAuthority,
     asks_for_others,
     holder_of,
     is_candidate,
@@ -277,7 +278,7 @@ class Enrolment:
             await self._step("record")
             return await self._record(attempt, grant.names, answer.certificate)
         except RequestError as error:
-            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail)
+            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail, rule=error.rule)
             raise
         except _Unknown as unknown:
             unknown.error.audited = True
@@ -390,7 +391,8 @@ class Enrolment:
         lacks = shortcoming(certificate, listed, recorded=judged.recorded, own_ca=own_ca)
         if lacks is not None:
             detail = f"only a registration authority may ask for another's names, and this client certificate is not one's: {lacks.text}"
-            raise NotPermitted(detail, reason=lacks.value)
+            rule = "registration_authorities" if lacks is NotAnAuthority.NOT_LISTED else None
+            raise NotPermitted(detail, reason=lacks.value, rule=rule)
         attempt.on_behalf_of = visible(whom(csr.subject, csr.sans))
         attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
 
@@ -419,6 +421,8 @@ class Enrolment:
             sans=asked.sans,
             public_key=key,
             wants_ca=csr.wants_ca,
+            asked_extensions=csr.asked_extensions(service.profile.copy_extensions),
+            renewal=attempt.request.credentials.operation is Operation.SIMPLEREENROLL,
         )
         objection = await self._store.read(
             partial(
@@ -459,12 +463,14 @@ class Enrolment:
             if not same_name(csr.subject, current.subject):
                 expected = format_dn(current.subject) or "an empty subject"
                 raise IdentityMismatch(
-                    f"the subject must be that of the client certificate: {expected}", reason="other_subject"
+                    f"the subject must be that of the client certificate: {expected}",
+                    reason="other_subject",
+                    rule="reenrol_names",
                 )
             if not same_general_names(csr.sans, names):
                 expected = ", ".join(format_general_name(name) for name in names) or "none"
                 detail = f"the subject alternative names must be those of the client certificate: {expected}"
-                raise IdentityMismatch(detail, reason="other_names")
+                raise IdentityMismatch(detail, reason="other_names", rule="reenrol_names")
         return current.subject, names
 
     async def _names_for_another(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
@@ -492,7 +498,7 @@ class Enrolment:
 
     def _prove_possession(self, attempt: _Attempt) -> None:
         """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1)."""
-        attempt.csr.verify_possession()
+        attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
         self._link(attempt)
 
     def _link(self, attempt: _Attempt) -> None:
@@ -707,6 +713,7 @@ class Enrolment:
         reason: str,
         detail: str,
         *,
+        rule: str | None = None,
         refused_by_store: bool = False,
     ) -> bool:
         """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
@@ -722,6 +729,7 @@ class Enrolment:
                 method=attempt.identity.method,
                 reason=reason,
                 detail=detail,
+                rule=rule,
             )
         else:
             event = EnrolmentFailed(enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail)
@@ -1034,7 +1042,8 @@ def _key_objection(tx: ReadTx, *, spki: str, holder: str, unique: bool) -> KeyRe
         return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
     if unique and standing.has_another_holder:
         return KeyRefused(
-            "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
+            "the key is recorded for another name, make a new one",
             reason="unique_keys",
+            rule="unique_keys",
         )
     return None

@@ -390,7 +390,7 @@ async def open_runtime(
                 backend=backends[label.ca],
                 remote=plugins.ca_backends[settings.ca(label.ca).backend].remote,
                 profile=label.profile,
-                validity=label.profile.validity or settings.ca(label.ca).validity,
+                validity=label.profile.validity_under(settings.ca(label.ca).validity),
                 authentication=doors[name],
                 replay_window=label.replay_window,
                 registration_authorities=label.registration_authorities,

@@ -361,7 +361,10 @@ class CertificatePending(AuditEvent):
 
 
 class CertificateRefused(AuditEvent):
-    """An authenticated request was refused: names, key, proof of possession, policy."""
+    """An authenticated request was refused: names, key, proof of possession, policy.
+
+    `rule` is the key of the profile that refused it, where one did.
+    """
 
     name: ClassVar[str] = "certificate_refused"
     outcome: ClassVar[Outcome] = "failure"
@@ -371,6 +374,7 @@ class CertificateRefused(AuditEvent):
     method: str
     reason: str
     detail: str
+    rule: str | None
 
 
 class EnrolmentFailed(AuditEvent):

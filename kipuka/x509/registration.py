@@ -27,6 +27,7 @@ from kipuka.x509.names import (
     normal_uri,
     same_name,
     text_attribute,
+    visible,
 )
 from kipuka.x509.patterns import CertificatePattern, parse_certificate_pattern
 from kipuka.x509.purposes import CMC_RA, has_usage
@@ -159,14 +160,20 @@ def vouched_for(
     for name in names:
         if domains and isinstance(name, x509.DNSName) and not any(name.value.endswith(f".{one}") for one in domains):
             shown = f"{format_general_name(name)} is refused"
-            raise NameRefused(f"{shown}: it is in none of the profile's san_domains, {', '.join(domains)}")
-    identity = replace(authority, subject=x509.Name(rdns), permitted_names=names, host_name=None)
+            raise NameRefused(f"{shown}: it is in none of the domains {', '.join(domains)}", rule="san_domains")
+    identity = _vouched(authority, x509.Name(rdns), names)
     return Asked(identity=identity, subject=x509.Name(rdns), sans=names)
+
+
+def _vouched(authority: Identity, subject: x509.Name, sans: tuple[x509.GeneralName, ...]) -> Identity:
+    """Nothing of the authority is left in it but how it was recognised."""
+    name = visible(whom(subject, sans))
+    return replace(authority, name=name, subject=subject, permitted_names=sans, host_name=None)
 
 
 def renewed_for(authority: Identity, subject: x509.Name, sans: Sequence[x509.GeneralName]) -> Asked:
     """What a registration authority asks for that renews a recorded certificate with these names."""
-    identity = replace(authority, subject=subject, permitted_names=tuple(sans), host_name=None)
+    identity = _vouched(authority, subject, tuple(sans))
     return Asked(identity=identity, subject=subject, sans=tuple(sans))
 
 

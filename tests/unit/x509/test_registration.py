@@ -31,7 +31,7 @@ FITS, ANOTHER = parse_authority("CN=gate"), parse_authority("CN=other")
 AUTHORITY = Identity(method="mtls", name="CN=gate", subject=common_name("gate"), host_name="gate")
 
 
-@pytest.mark.parametrize("marks", product([True, False], repeat=4), ids=str)
+@pytest.mark.parametrize("marks", list(product([True, False], repeat=4)), ids=str)
 def test_all_four_marks_are_needed(marks):
     """RULES F4: of the sixteen cases one is an authority."""
     usage, listed, own_ca, recorded = marks
@@ -85,7 +85,7 @@ def test_the_one_it_speaks_for_has_no_name_of_the_authority():
     assert asked.identity.subject == asked.subject == common_name("device")
     assert asked.identity.permitted_names == asked.sans == (x509.DNSName("device.example"),)
     assert asked.identity.host_name is None
-    assert asked.identity.name == "CN=gate", "record and audit name the authority"
+    assert asked.identity.name == "CN=device", "what a profile puts into a subject as {name}"
 
 
 @pytest.mark.parametrize(
