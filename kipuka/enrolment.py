@@ -76,7 +76,6 @@ from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Grant, Profile, authorise
 from kipuka.x509.registration import (
     Asked,
-    NotAnAuthority,
     asks_for_others,
     holder_of,
     is_candidate,
@@ -391,8 +390,7 @@ class Enrolment:
         lacks = shortcoming(certificate, listed, recorded=judged.recorded, own_ca=own_ca)
         if lacks is not None:
             detail = f"only a registration authority may ask for another's names, and this client certificate is not one's: {lacks.text}"
-            rule = "registration_authorities" if lacks is NotAnAuthority.NOT_LISTED else None
-            raise NotPermitted(detail, reason=lacks.value, rule=rule)
+            raise NotPermitted(detail, reason=lacks.value)
         attempt.on_behalf_of = visible(whom(csr.subject, csr.sans))
         attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
 
