@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from kipuka.api import (
     AuthenticationSucceeded,
     BackendFault,
     BackendUnavailable,
+    BadCSR,
     CABackend,
     CertificateChain,
     CertificateIssued,
@@ -45,6 +46,7 @@ from kipuka.api import (
     IdentityMismatch,
     Issued,
     KeyRefused,
+    NameRefused,
     NotPermitted,
     Operation,
     Order,
@@ -60,7 +62,7 @@ from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
-from kipuka.est.csr import CertificateRequest
+from kipuka.est.csr import CertificateRequest, NameChange
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD, alternative_names
 from kipuka.store import certificates, enrolments, replaced, replay
@@ -178,6 +180,7 @@ class _Attempt:
     answered: RecordedCertificate | None = None  # what the same request led to before
     binding: str | None = None
     on_behalf_of: str | None = None  # whom a registration authority asks for
+    renamed_from: str | None = None  # the names of the certificate before, where others were asked for
     replaces: str | None = None  # the fingerprint of the recorded certificate that is renewed
     opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
 
@@ -398,14 +401,37 @@ class Enrolment:
         """Whose names are asked for, and who is to have them: the client, or whom a registration authority speaks for."""
         csr, identity = attempt.csr, _known(attempt.identity)
         subject, names = csr.subject, tuple(csr.sans)
-        if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
+        renewal = attempt.request.credentials.operation is Operation.SIMPLEREENROLL
+        if csr.name_change is not None and not renewal:
+            detail = "a ChangeSubjectName goes with simplereenroll: a first certificate has the names of its request"
+            raise BadCSR(detail, reason="name_change_misplaced")
+        if renewal:
             subject, names = await self._names_of_reenrolment(attempt)
+            if csr.name_change is not None:
+                return self._other_names(attempt, csr.name_change, whom(subject, names))
             if attempt.on_behalf_of is not None:
                 return renewed_for(identity, subject, names)
         elif attempt.on_behalf_of is not None:
-            profile = attempt.request.service.profile
-            return vouched_for(identity, subject, names, domains=() if profile.names == "csr" else profile.san_domains)
+            return self._vouched_for(attempt, subject, names)
         return Asked(identity=identity, subject=subject, sans=names)
+
+    def _other_names(self, attempt: _Attempt, change: NameChange, before: str) -> Asked:
+        """RULES F3; RFC 6402, 2.8: the names that a renewal asks for in place of the certificate's. What is granted of them is F1's affair."""
+        profile, identity = attempt.request.service.profile, _known(attempt.identity)
+        if not profile.change_subject_name:
+            raise NameRefused("the names of a certificate cannot be changed here", rule="change_subject_name")
+        attempt.renamed_from = visible(before)
+        if attempt.on_behalf_of is not None:
+            return self._vouched_for(attempt, change.subject, change.sans)
+        if profile.names == "identity" and not same_name(change.subject, identity.subject or x509.Name([])):
+            shown = visible(format_dn(change.subject)) or "an empty subject"
+            raise NameRefused(f"the subject {shown} is not permitted for {identity.name}", rule="names")
+        return Asked(identity=identity, subject=change.subject, sans=change.sans)
+
+    def _vouched_for(self, attempt: _Attempt, subject: x509.Name, sans: Sequence[x509.GeneralName]) -> Asked:
+        profile = attempt.request.service.profile
+        domains = profile.san_domains if profile.names == "identity" else ()
+        return vouched_for(_known(attempt.identity), subject, sans, domains=domains)
 
     async def _authorise(self, attempt: _Attempt) -> Grant:
         """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
@@ -457,7 +483,8 @@ class Enrolment:
             raise IdentityMismatch(f"client certificate was enrolled {where}, re-enrol it there", reason="other_label")
         attempt.replaces = None if found is None else fingerprint
         names = _known(attempt.identity).permitted_names
-        if request.service.profile.reenrol_names == "must-match":
+        # RFC 6402, 2.8: who asks for other names has those of its certificate in the request, whatever the profile says.
+        if request.service.profile.reenrol_names == "must-match" or csr.name_change is not None:
             if not same_name(csr.subject, current.subject):
                 expected = format_dn(current.subject) or "an empty subject"
                 raise IdentityMismatch(
@@ -670,6 +697,7 @@ class Enrolment:
             not_after=timestamp(recorded.not_after),
             channel_binding=attempt.binding,
             on_behalf_of=attempt.on_behalf_of,
+            renamed_from=attempt.renamed_from,
         )
         unit = partial(
             _record,

@@ -309,7 +309,10 @@ class CertificateRequested(AuditEvent):
 
 
 class CertificateIssued(AuditEvent):
-    """A certificate was recorded; only after this is durable does the client receive it. `on_behalf_of`: as in `certificate_requested`."""
+    """A certificate was recorded; only after this is durable does the client receive it.
+
+    `on_behalf_of` is as in `certificate_requested`. `renamed_from` are the names of the renewed certificate, where this one has others.
+    """
 
     name: ClassVar[str] = "certificate_issued"
     outcome: ClassVar[Outcome] = "success"
@@ -327,6 +330,7 @@ class CertificateIssued(AuditEvent):
     not_after: str
     channel_binding: str | None
     on_behalf_of: str | None
+    renamed_from: str | None
 
 
 class CertificateReplayed(AuditEvent):

@@ -170,6 +170,7 @@ async def _record(
         not_after=timestamp(recorded.not_after),
         channel_binding=None,
         on_behalf_of=None,
+        renamed_from=None,
     )
 
     def unit(tx: Tx) -> None:

@@ -98,6 +98,7 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         allow_expired_for=item.allow_expired_for,
         channel_binding=item.channel_binding,
         revoke_replaced_after=item.revoke_replaced_after,
+        change_subject_name=item.change_subject_name,
     )
     return profile, mistakes
 

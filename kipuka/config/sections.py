@@ -410,6 +410,10 @@ class ProfileItem(Section):
     """At re-enrolment: `must-match` refuses a request whose names are not those of the client certificate;
     `from-certificate` issues the certificate's names whatever the request says."""
 
+    change_subject_name: bool = False
+    """Whether a renewal may ask for other names by the attribute `ChangeSubjectName` (RFC 6402, 2.8). The request itself has the names of the certificate. The new
+    ones must be such as this client would get at `simpleenroll`, or are asked for by a registration authority."""
+
     key_types: tuple[Literal["rsa", "p256", "p384", "p521", "ed25519", "ed448"], ...] = Field(
         default=("rsa", "p256", "p384", "p521", "ed25519"), min_length=1
     )

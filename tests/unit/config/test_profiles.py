@@ -41,6 +41,7 @@ def test_every_key_of_a_profile_arrives(tmp_path):
     allow_expired_for = 86400
     channel_binding = "required"
     revoke_replaced_after = 3600
+    change_subject_name = true
     extended_key_usage = ["serverAuth", "1.2.3.4"]
     subject_patterns = { CN = ["*.example.com"] }
     san_patterns = { dns = ["*.example.com"], ip = ["10.0.0.0/8"] }
@@ -56,6 +57,7 @@ def test_every_key_of_a_profile_arrives(tmp_path):
     assert not profile.unique_keys
     assert (profile.allow_expired_for, profile.channel_binding) == (timedelta(days=1), "required")
     assert profile.revoke_replaced_after == timedelta(hours=1)
+    assert profile.change_subject_name
     assert [usage.dotted_string for usage in profile.extended_key_usage] == ["1.3.6.1.5.5.7.3.1", "1.2.3.4"]
     assert dict(profile.subject_patterns) == {"CN": ("*.example.com",)}
     assert dict(profile.san_patterns) == {"dns": ("*.example.com",), "ip": ("10.0.0.0/8",)}
