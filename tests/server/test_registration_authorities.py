@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from kipuka.testing import der
+from kipuka.testing.inprocess import InProcessServer
 from kipuka.testing.pki import CLIENT_AUTH, CMC_RA, Attribute, Credential, common_name, make_csr, make_root
 from kipuka.x509.revocation import Reason
 
@@ -175,6 +177,24 @@ def test_it_renews_only_what_there_is(server, authority):
         assert refused.status == 403, refused.text
         assert "could be renewed" in refused.text
         server.wait_for_audit("certificate_refused", after=before, reason="nothing_to_renew")
+
+
+def test_what_is_revoked_while_it_is_being_renewed_gets_no_successor(kipuka_template, tmp_path):
+    """RULES B2, F4: the check is made again in the transaction that records; the authority itself is as good as ever."""
+    deployment = kipuka_template.copy(tmp_path / "kipuka")
+    deployment.configure({"est": {"registration_authorities": LISTED}})
+    authority = deployment.authority().issue(of_ra("gate"), extended_key_usage=(CLIENT_AUTH, CMC_RA))
+    device = deployment.authority().issue_client("racing")
+    record(deployment, authority, device)
+    with InProcessServer(deployment) as server, ThreadPoolExecutor() as threads:
+        gate = server.stop_at("record")
+        answer = threads.submit(server.client(authority).reenroll, make_csr(device.subject))
+        gate.wait()
+        revoke(deployment, device, Reason.CESSATION_OF_OPERATION)
+        gate.open()
+        assert answer.result().status == 403
+        assert "was revoked" in answer.result().text
+        assert server.client(authority).enroll(make_csr(common_name="another")).status == 200
 
 
 def test_a_key_that_is_recorded_for_another_stays_that_ones(server, authority):

@@ -316,6 +316,27 @@ async def test_two_nodes_at_it_revoke_once(later, remote):
     assert [record.event for record in records].count("certificate_revoked") == 1
 
 
+async def test_a_renewal_that_comes_between_begins_the_time_anew(later, remote):
+    """What was due when the job looked is looked at once more where it is revoked."""
+    old = await renewed(later, "remote", revoke_at=NOW)
+    await renewed(later, "remote", replaces=old)
+
+    class Rescheduling:
+        """The store, in which another renewal with the old certificate is recorded right after the job has looked."""
+
+        async def read(self, unit):
+            found = await later.read(unit)
+            await later.write(partial(replaced.schedule, fingerprint=old.fingerprint, when=NOW + GRACE))
+            return found
+
+        write = later.write
+
+    revocations = Revocations(store=Rescheduling(), backends={"remote": remote}, ca_timeout=timedelta(seconds=1))
+    await revocations.revoke_replaced(LATE)
+    left = await found(later, old.serial)
+    assert (left.state, left.revoke_at) == ("valid", NOW + GRACE)
+
+
 async def test_while_the_new_one_is_on_hold_the_old_one_is_left_alone(later, moving_clock, remote):
     """And looked at again later; once the hold is lifted it goes."""
     revocations = Revocations(store=later, backends={"remote": remote}, ca_timeout=timedelta(seconds=1))
