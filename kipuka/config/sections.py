@@ -105,8 +105,11 @@ _WITHIN_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
 
 def _to_network(value: object) -> object:
     """An address is a network of one. Raises ValueError with one sentence."""
-    if not isinstance(value, str):
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
         return value
+    if not isinstance(value, str):  # a number, or true, would be an address to Python
+        msg = "a string is needed, as in 10.0.0.7 or 10.0.0.0/24"
+        raise ValueError(msg)  # noqa: TRY004 - the form of pydantic
     if "%" in value:
         msg = "peers are compared without the zone of their address: leave it out"
         raise ValueError(msg)
