@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pkcs11
+from pkcs11 import exceptions
 from pkcs11.exceptions import PKCS11Error, UserAlreadyLoggedIn
 
 __all__ = ["Module", "ModuleFault", "Refusal", "borrow", "describe", "give_back"]
@@ -281,12 +282,12 @@ def _log_in(token: Any, pin: str, *, attended: bool) -> Any:
 
 
 _PIN_REFUSED: tuple[type[PKCS11Error], ...] = (
-    pkcs11.exceptions.PinIncorrect,
-    pkcs11.exceptions.PinInvalid,
-    pkcs11.exceptions.PinLenRange,
-    pkcs11.exceptions.PinExpired,
-    pkcs11.exceptions.PinLocked,
-    pkcs11.exceptions.UserPinNotInitialized,
+    exceptions.PinIncorrect,
+    exceptions.PinInvalid,
+    exceptions.PinLenRange,
+    exceptions.PinExpired,
+    exceptions.PinLocked,
+    exceptions.UserPinNotInitialized,
 )
 
 

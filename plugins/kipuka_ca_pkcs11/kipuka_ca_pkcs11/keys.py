@@ -6,7 +6,7 @@ In the room: the two types of keys, and which operations they have: signing, and
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -15,6 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.padding import AsymmetricPadding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from kipuka_ca_pkcs11.tokens import SigningKey
+
+if TYPE_CHECKING:
+    from cryptography.utils import Buffer
 
 __all__ = ["ECTokenKey", "RSATokenKey", "TokenKey", "token_key"]
 
@@ -31,7 +34,7 @@ class RSATokenKey(rsa.RSAPrivateKey):
         self._public_key = public_key
 
     def sign(
-        self, data: bytes, padding: AsymmetricPadding, algorithm: Prehashed | hashes.HashAlgorithm | object
+        self, data: Buffer, padding: AsymmetricPadding, algorithm: Prehashed | hashes.HashAlgorithm | object
     ) -> bytes:
         """Sign on the token. Raises TokenError."""
         if not isinstance(algorithm, hashes.HashAlgorithm) or type(padding) is not type(
@@ -75,7 +78,7 @@ class ECTokenKey(ec.EllipticCurvePrivateKey):
         self._key = key
         self._public_key = public_key
 
-    def sign(self, data: bytes, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
+    def sign(self, data: Buffer, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         """Sign on the token. Raises TokenError."""
         algorithm = signature_algorithm.algorithm
         if not isinstance(signature_algorithm, ec.ECDSA) or not isinstance(algorithm, hashes.HashAlgorithm):

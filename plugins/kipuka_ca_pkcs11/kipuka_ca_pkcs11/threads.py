@@ -80,7 +80,7 @@ class Threads:
         for _ in range(self._started):
             self._jobs.put(None)
 
-    def _forget(self, _future: Future[object]) -> None:
+    def _forget(self, _future: object) -> None:
         with self._lock:
             self._begun -= 1
 

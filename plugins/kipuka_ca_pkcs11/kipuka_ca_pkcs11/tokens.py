@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pkcs11 import Attribute, KeyType, ObjectClass, TokenFlag
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import PKCS11Error, TokenNotPresent, TokenNotRecognised
 
 from kipuka_ca_pkcs11.cryptoki import ModuleFault, Refusal, borrow, describe, give_back
 from kipuka_ca_pkcs11.mechanisms import Scheme, ecdsa_signature, rsa_call
@@ -357,7 +357,7 @@ def _tokens(library: Any) -> Iterator[Any]:
     for slot in library.get_slots(token_present=True):
         try:
             token = slot.get_token()
-        except (pkcs11.exceptions.TokenNotPresent, pkcs11.exceptions.TokenNotRecognised):
+        except (TokenNotPresent, TokenNotRecognised):
             continue
         if token.flags & TokenFlag.TOKEN_INITIALIZED:
             yield token
