@@ -15,6 +15,7 @@ from functools import partial
 from typing import TypeVar, assert_never
 
 import structlog
+from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from kipuka.api import (
@@ -46,12 +47,14 @@ from kipuka.store import certificates
 from kipuka.store.database import Store, is_of_store
 from kipuka.store.events import audit_all
 from kipuka.x509.path import AnchorSet, PathVerdict, check_path, check_validity
+from kipuka.x509.purposes import CMC_RA, has_usage
 
 __all__ = [
     "Authentication",
     "CertificateRecord",
     "Denial",
     "LabelAuthentication",
+    "LateRenewal",
     "PathCache",
     "Recognised",
     "RecordLookup",
@@ -76,6 +79,25 @@ class CertificateRecord:
 
     recorded: bool
     revoked: bool
+    ca: str | None = None  # where it is recorded: the id of the CA that issued it, and at which label
+    label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LateRenewal:
+    """Which expired certificates still renew at a label (RULES B4)."""
+
+    ca: str
+    label: str | None
+    allowed: timedelta  # after the certificate's end; zero lets none
+
+    def admits(self, certificate: x509.Certificate, record: CertificateRecord, now: datetime) -> bool:
+        """Whether an expired certificate that is good but for that may be renewed: one of this label's own, for so long after its end.
+
+        A registration authority's never: it could have others' certificates issued (RULES F4).
+        """
+        own = record.recorded and not record.revoked and (record.ca, record.label) == (self.ca, self.label)
+        return own and now - certificate.not_valid_after_utc <= self.allowed and not has_usage(certificate, CMC_RA)
 
 
 RecordLookup = Callable[[str], Awaitable[CertificateRecord]]
@@ -116,11 +138,13 @@ async def judge_certificate(
     cache: PathCache,
     now: datetime,
     lookup: RecordLookup,
+    late_renewal: LateRenewal | None = None,
 ) -> ClientCertificate | None:
     """The host's verdict on a presented certificate for the purpose that `anchors` stand for (RULES A1, B1 to B3).
 
     Signatures and path come from `cache`, which belongs to the connection, under the anchors' identity; validity and this
-    server's own revocation record are looked at anew (RULES B2). None: nothing was presented, or nobody asked.
+    server's own revocation record are looked at anew (RULES B2). None: nothing was presented, or nobody asked. `late_renewal` is
+    given for a renewal only: an expired certificate that it admits is good for that.
     """
     if presented is None or anchors is None:
         return None
@@ -137,6 +161,8 @@ async def judge_certificate(
         problem, reason = CertificateProblem.REVOKED, "revoked"
     elif (late := check_validity(verdict.path, now)) is not None:
         problem, reason = late
+        if reason == "expired" and late_renewal is not None and late_renewal.admits(presented.leaf, record, now):
+            problem = reason = None
     return ClientCertificate(
         certificate=presented.leaf,
         problem=problem,
@@ -152,7 +178,9 @@ def records_of(store: Store) -> RecordLookup:
 
     async def look_up(fingerprint: str) -> CertificateRecord:
         found = await store.read(partial(certificates.find_by_fingerprint, fingerprint=fingerprint))
-        return CertificateRecord(recorded=found is not None, revoked=found is not None and found.state == "revoked")
+        if found is None:
+            return CertificateRecord(recorded=False, revoked=False)
+        return CertificateRecord(recorded=True, revoked=found.state == "revoked", ca=found.ca, label=found.label)
 
     return look_up
 
@@ -319,6 +347,7 @@ class LabelAuthentication:
     store: Store
     failures: Failures
     clock: Callable[[], datetime]
+    late_renewal: LateRenewal | None = None
 
     def require_some_credential(self, credentials: Credentials) -> None:
         """RULES C2, C3: who presents nothing is told so before the body is looked at.
@@ -351,6 +380,7 @@ class LabelAuthentication:
             cache=cache,
             now=self.clock(),
             lookup=records_of(self.store),
+            late_renewal=self.late_renewal if credentials.operation is Operation.SIMPLEREENROLL else None,
         )
         presented = replace(credentials, client_certificate=judged)
         reenrolment = credentials.operation is Operation.SIMPLEREENROLL

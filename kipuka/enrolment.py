@@ -56,7 +56,7 @@ from kipuka.api import (
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
-from kipuka.est.binding import check_binding
+from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
 from kipuka.est.csr import CertificateRequest
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD
@@ -143,6 +143,7 @@ class Postponed:
     """The CA will decide later; the client asks again with the same request."""
 
     retry_after: timedelta
+    close_connection: bool = False  # as in `Enrolled`
 
 
 @dataclass(slots=True)
@@ -199,7 +200,7 @@ class Enrolment:
         await self._step("read_csr")
         csr = CertificateRequest.from_der(decode_request(request.body))
         attempt = _Attempt(id=secrets.token_hex(16), request=request, csr=csr)
-        return await self.shielded(self._complete(attempt))
+        return await self.shielded(self._complete_and_close(attempt))
 
     async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end whatever becomes of the caller; `drain` waits for it."""
@@ -228,6 +229,15 @@ class Enrolment:
 
     # -- the steps -------------------------------------------------------------------------------------------------
 
+    async def _complete_and_close(self, attempt: _Attempt) -> Enrolled | Postponed:
+        """RFC 9266, 4.1; RULES G2: a connection whose tls-exporter was compared is good for nothing more, however that ended."""
+        try:
+            return await self._complete(attempt)
+        except (RequestError, BackendError) as error:
+            compared = attempt.binding == Binding.TLS_EXPORTER or error.reason == MISMATCH
+            error.closes_connection = compared and attempt.request.credentials.connection.tls_version == "TLSv1.3"
+            raise
+
     async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
         await self._authenticate_and_reserve(attempt)
         try:
@@ -249,7 +259,7 @@ class Enrolment:
             await self._step("record")
             return await self._record(attempt, grant.names, answer.certificate)
         except RequestError as error:
-            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail)
+            error.audited = await self._give_back(attempt, "refused", error.reason, error.detail, rule=error.rule)
             raise
         except _Unknown as unknown:
             unknown.error.audited = True
@@ -352,7 +362,16 @@ class Enrolment:
         subject, names = csr.subject, csr.sans
         if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
             subject, names = await self._names_of_reenrolment(attempt)
-        grant = authorise(service.profile, identity, subject=subject, sans=names, public_key=key, wants_ca=csr.wants_ca)
+        grant = authorise(
+            service.profile,
+            identity,
+            subject=subject,
+            sans=names,
+            public_key=key,
+            wants_ca=csr.wants_ca,
+            asked_extensions=csr.asked_extensions(service.profile.copy_extensions),
+            renewal=attempt.request.credentials.operation is Operation.SIMPLEREENROLL,
+        )
         objection = await self._store.read(
             partial(
                 _key_objection,
@@ -389,21 +408,25 @@ class Enrolment:
             if not same_name(csr.subject, current.subject):
                 expected = format_dn(current.subject) or "an empty subject"
                 raise IdentityMismatch(
-                    f"the subject must be that of the client certificate: {expected}", reason="other_subject"
+                    f"the subject must be that of the client certificate: {expected}",
+                    reason="other_subject",
+                    rule="reenrol_names",
                 )
             if not same_general_names(csr.sans, names):
                 expected = ", ".join(format_general_name(name) for name in names) or "none"
                 detail = f"the subject alternative names must be those of the client certificate: {expected}"
-                raise IdentityMismatch(detail, reason="other_names")
+                raise IdentityMismatch(detail, reason="other_names", rule="reenrol_names")
         return current.subject, names
 
     def _prove_possession(self, attempt: _Attempt) -> None:
         """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1)."""
-        attempt.csr.verify_possession()
+        attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
+        refuse_foreign_challenges(attempt.csr)
         attempt.binding = check_binding(
             attempt.csr.challenge_password,
             attempt.request.credentials.connection,
             identity_linking=attempt.csr.identity_linking,
+            required=attempt.request.service.profile.channel_binding == "required",
         )
 
     def _order(self, attempt: _Attempt, grant: Grant) -> Order:
@@ -494,7 +517,7 @@ class Enrolment:
         except BackendUnavailable as away:
             raise _Unknown(away) from away
         if isinstance(answer, Pending):
-            return Postponed(retry_after=answer.retry_after)
+            return self._postponed(attempt, answer)
         order = replace(
             self._order(attempt, grant), not_before=row.created_at - attempt.request.service.profile.backdate
         )
@@ -507,7 +530,7 @@ class Enrolment:
         await self._store.write(
             partial(_set_pending, row=row, exists=attempt.reserved, ref=answer.ref, events=(*attempt.opening, event))
         )
-        return Postponed(retry_after=answer.retry_after)
+        return self._postponed(attempt, answer)
 
     async def _check_certificate(self, attempt: _Attempt, order: Order, certificate: x509.Certificate) -> None:
         """RULES F6: what the CA returned is what was ordered, or it is not handed out."""
@@ -584,8 +607,11 @@ class Enrolment:
         return Enrolled(
             certificate=certificate,
             challenge=attempt.challenge,
-            close_connection=attempt.binding == "tls-exporter",
+            close_connection=attempt.binding == Binding.TLS_EXPORTER,
         )
+
+    def _postponed(self, attempt: _Attempt, answer: Pending) -> Postponed:
+        return Postponed(retry_after=answer.retry_after, close_connection=attempt.binding == Binding.TLS_EXPORTER)
 
     async def _give_back(
         self,
@@ -594,6 +620,7 @@ class Enrolment:
         reason: str,
         detail: str,
         *,
+        rule: str | None = None,
         refused_by_store: bool = False,
     ) -> bool:
         """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
@@ -609,6 +636,7 @@ class Enrolment:
                 method=attempt.identity.method,
                 reason=reason,
                 detail=detail,
+                rule=rule,
             )
         else:
             event = EnrolmentFailed(enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail)
@@ -700,7 +728,16 @@ class Enrolment:
             subject_name=identity.name,
             operation=request.credentials.operation.value,
             label=request.service.name,
+            expired_at=self._expired_at(identity, request.credentials),
         )
+
+    def _expired_at(self, identity: Identity, credentials: Credentials) -> str | None:
+        """RULES B4: who renews with an expired certificate is told apart in the audit log."""
+        presented = credentials.connection.presented
+        if identity.method != CERTIFICATE_METHOD or presented is None or presented.leaf is None:
+            return None
+        end = presented.leaf.not_valid_after_utc
+        return timestamp(end) if end < self._clock() else None
 
     def _requested(self, attempt: _Attempt) -> CertificateRequested:
         csr, request = attempt.csr, attempt.request
@@ -899,7 +936,8 @@ def _key_objection(tx: ReadTx, *, spki: str, holder: str, unique: bool) -> KeyRe
         return KeyRefused("the key was revoked for compromise, make a new one", reason="key_compromised")
     if unique and standing.has_another_holder:
         return KeyRefused(
-            "the key is recorded for another name, and the profile says unique_keys = true: make a new key",
+            "the key is recorded for another name, make a new one",
             reason="unique_keys",
+            rule="unique_keys",
         )
     return None

@@ -49,7 +49,7 @@ from kipuka.audit.heads import NodeKey, TrustedKeys, load_public_key
 from kipuka.audit.pipeline import Outbox, open_outbox
 from kipuka.audit.signer import HeadSigner, open_signer
 from kipuka.audit.sums import summing
-from kipuka.authentication import Authentication, LabelAuthentication, records_of
+from kipuka.authentication import Authentication, LabelAuthentication, LateRenewal, records_of
 from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Unsettled
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
@@ -390,7 +390,7 @@ async def open_runtime(
                 backend=backends[label.ca],
                 remote=plugins.ca_backends[settings.ca(label.ca).backend].remote,
                 profile=label.profile,
-                validity=label.profile.validity or settings.ca(label.ca).validity,
+                validity=label.profile.validity_under(settings.ca(label.ca).validity),
                 authentication=doors[name],
                 replay_window=label.replay_window,
             )
@@ -546,6 +546,7 @@ def _label_authentication(
         store=store,
         failures=failures,
         clock=clock,
+        late_renewal=LateRenewal(ca=label.ca, label=label.name, allowed=label.profile.allow_expired_for),
     )
 
 

@@ -216,7 +216,7 @@ class RequestRejected(AuditEvent):
 
 
 class AuthenticationSucceeded(AuditEvent):
-    """An authenticator recognised the client."""
+    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews."""
 
     name: ClassVar[str] = "authentication_succeeded"
     outcome: ClassVar[Outcome] = "success"
@@ -224,6 +224,7 @@ class AuthenticationSucceeded(AuditEvent):
     subject_name: str
     operation: str
     label: str | None
+    expired_at: str | None
 
 
 class AuthenticationFailed(AuditEvent):
@@ -356,7 +357,10 @@ class CertificatePending(AuditEvent):
 
 
 class CertificateRefused(AuditEvent):
-    """An authenticated request was refused: names, key, proof of possession, policy."""
+    """An authenticated request was refused: names, key, proof of possession, policy.
+
+    `rule` is the key of the profile that refused it, where one did.
+    """
 
     name: ClassVar[str] = "certificate_refused"
     outcome: ClassVar[Outcome] = "failure"
@@ -366,6 +370,7 @@ class CertificateRefused(AuditEvent):
     method: str
     reason: str
     detail: str
+    rule: str | None
 
 
 class EnrolmentFailed(AuditEvent):

@@ -37,7 +37,6 @@ LATER: Mapping[tuple[str, ...], str] = {
     ("est", "label", "serverkeygen"): "take the key out",
     ("est", "label", "csrattrs"): "take the key out",
     ("est", "label", "registration_authorities"): "take the key out",
-    ("profile", "allow_expired_for"): "take the key out; an expired certificate cannot renew",
 }
 """Keys and sections that a later version brings (RULES K1), without positions, and what to do now."""
 

@@ -92,14 +92,14 @@ class EstResources:
         await self._step("answer")
         match outcome:
             case Postponed():
-                return postponed(outcome.retry_after)
+                response = postponed(outcome.retry_after)
             case Enrolled():
                 response = self._base64(request, certs_only([outcome.certificate]), content_type=CERTS_ONLY)
                 if outcome.challenge is not None:
                     response.headers.add("WWW-Authenticate", outcome.challenge)
-                if outcome.close_connection:
-                    response.headers["Connection"] = "close"
-                return response
+        if outcome.close_connection:
+            response.headers["Connection"] = "close"
+        return response
 
     def _base64(self, request: Request, der: bytes, *, content_type: str) -> Response:
         body = encode_response(der, one_line=one_line(self.base64_lines, request.headers.get("User-Agent")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -318,6 +319,35 @@ async def test_a_reservation_that_may_have_been_committed_comes_back_as_soon_as_
     assert await here.events() == after
     assert await here.rows() == []
     assert isinstance(await here.enrol(), Enrolled)
+
+
+@pytest.mark.parametrize(
+    ("octets", "closes"), [(b"e" * 32, True), (b"x" * 32, True), (None, False)], ids=["this", "another's", "none"]
+)
+async def test_a_connection_whose_exporter_was_compared_is_closed_whatever_fails_afterwards(world, octets, closes):
+    """RULES G2; RFC 9266, 4.1."""
+
+    def away(_order):
+        raise BackendUnavailable("away", reason="away")
+
+    here = world(CA(away))
+    challenge = None if octets is None else base64.b64encode(octets).decode()
+    with pytest.raises((BackendUnavailable, ProofOfPossessionFailed)) as raised:
+        await here.enrol(make_csr(challenge_password=challenge))
+    assert raised.value.closes_connection is closes
+
+
+async def test_a_linked_request_that_has_to_wait_closes_its_connection(world):
+    """RULES G2: the answer may be "later", the exporter was used all the same; also when it is asked again."""
+    here = world(WaitingCA(), remote=True, claim=None)
+    csr = make_csr(challenge_password=base64.b64encode(b"e" * 32).decode())
+    for _ in range(2):
+        outcome = await here.enrol(csr)
+        assert isinstance(outcome, Postponed)
+        assert outcome.close_connection
+    plain = await here.enrol(make_csr(common_name="unlinked"))
+    assert isinstance(plain, Postponed)
+    assert not plain.close_connection
 
 
 async def test_a_ca_that_hangs_is_given_up_after_its_time(world):
