@@ -61,10 +61,10 @@ class PKCS11CA:
         return Issued(certificate=certificate)
 
     async def health(self) -> str | None:
-        """Whether the CA's certificate is valid now, and the token there. One that was away is looked for again."""
+        """Whether the CA's certificate is valid now, and the token signs. One that was away is looked for again."""
         try:
             check_own_validity(self._chain.issuer, self._services.clock())
-            await self._threads.run(self._key.open, patience=self._timeout)
+            await self._threads.run(self._key.try_out, patience=self._timeout)
         except BackendUnavailable as error:
             return error.detail
         except TokenError as error:

@@ -162,6 +162,10 @@ class SigningKey:
         """Why the last search for the token was in vain; None while there is a connection."""
         return self._trouble
 
+    def try_out(self) -> None:
+        """Sign something of no use, which is the only sign of life that all tokens have. Raises TokenError."""
+        self.sign(_useless(), hashes.SHA256())
+
     def sign(self, data: bytes, algorithm: hashes.HashAlgorithm) -> bytes:
         """The signature over `data` in the form that certificates have it, verified. Raises TokenError when there is none."""
         for last in (False, True):
@@ -255,7 +259,7 @@ class SigningKey:
     def _prove(self, connection: _Connection) -> None:
         """Sign something of no use: only so the key is known to be that of the certificate."""
         try:
-            self._sign(connection, b"kipuka looks whether this is the key: " + secrets.token_bytes(16), hashes.SHA256())
+            self._sign(connection, _useless(), hashes.SHA256())
         except _WrongKey as error:
             problem = f"{self.place.key_name} on {self.place.token_name} is not the key of the certificate"
             raise TokenError("key_label", problem, "name the two that belong together", lasting=True) from error
@@ -325,6 +329,11 @@ class SigningKey:
                 self.public_key.verify(signature, data, ec.ECDSA(algorithm))
         except InvalidSignature:
             raise _WrongKey("key_label", "the token gave a signature that is wrong", "see what the HSM says") from None
+
+
+def _useless() -> bytes:
+    """Nothing that is signed anywhere else, in particular no certificate."""
+    return b"kipuka looks whether this is the key: " + secrets.token_bytes(16)
 
 
 class _WrongKey(TokenError):

@@ -210,8 +210,8 @@ async def test_a_pin_that_became_wrong_is_tried_once_and_never_again_by_this_pro
         await authority.issue(make_order())
     hsm.bring_back()
     async with asyncio.timeout(20):
-        while "pin: " not in (await authority.health() or ""):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 - nobody tells of it
+        while "pin: " not in (await authority.health() or ""):  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.05)
     for _ in range(20):
         with pytest.raises(BackendUnavailable) as caught:
             await authority.issue(make_order())
