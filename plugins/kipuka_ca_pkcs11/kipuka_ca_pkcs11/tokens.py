@@ -356,7 +356,7 @@ def find_token(library: Any, place: KeyPlace) -> Any:
             key, f"there is no {place.token_name}; there is {names}", "name one that is there, or plug it in"
         )
     if len(found) > 1:
-        serials = ", ".join(repr(token.serial.decode("utf-8", "replace")) for token in found[:SHOWN])
+        serials = ", ".join(sorted(repr(token.serial.decode("utf-8", "replace")) for token in found)[:SHOWN])
         problem = f"there are {len(found)} tokens like that, with the serial numbers {serials}"
         raise TokenError(key, problem, "write the serial of the one that is meant", lasting=True)
     return found[0]
@@ -387,7 +387,7 @@ def find_key(session: Any, place: KeyPlace) -> Any:
         problem = f"there is not {place.key_name} on {place.token_name}; the labels of those it has: {names}"
         raise TokenError(key, problem, "name one that is there, or make one: `kipuka ca create`", lasting=True)
     if len(found) > 1:
-        ids = ", ".join(bytes(one.id).hex() or "none" for one in found[:SHOWN])
+        ids = ", ".join(sorted(bytes(one.id).hex() or "none" for one in found)[:SHOWN])
         problem = f"there are {len(found)} private keys like that on {place.token_name}, with the ids {ids}"
         remedy = "name one by its own id as key_id, or give each a label of its own"
         raise TokenError(key, problem, remedy, lasting=True)
