@@ -12,6 +12,8 @@ from kipuka_ca_pkcs11.creation import PKCS11CACreator
 
 __all__ = ["kipuka_ca_backends"]
 
+KIPUKA_API = "1.0"
+
 
 @hookimpl
 def kipuka_ca_backends() -> list[CABackendKind[PKCS11CASettings]]:
