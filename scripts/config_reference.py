@@ -32,6 +32,7 @@ HOST = (
     ("[db]", sections.DatabaseSection),
     ("[[ca]]", sections.CAHead),
     ("local", None),
+    ("pkcs11", None),
     ("[est]", sections.ESTSection),
     ("[[est.label]]", sections.LabelItem),
     ("[[profile]]", sections.ProfileItem),
