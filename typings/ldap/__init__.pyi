@@ -5,20 +5,13 @@ from ldap.ldapobject import SimpleLDAPObject
 
 OPT_PROTOCOL_VERSION: int
 OPT_REFERRALS: int
-OPT_NETWORK_TIMEOUT: int
-OPT_TIMEOUT: int
-OPT_X_TLS_CACERTFILE: int
-OPT_X_TLS_REQUIRE_CERT: int
-OPT_X_TLS_DEMAND: int
-OPT_X_TLS_PROTOCOL_MIN: int
-OPT_X_TLS_PROTOCOL_TLS1_2: int
-OPT_X_TLS_NEWCTX: int
+RES_SEARCH_ENTRY: int
+RES_SEARCH_REFERENCE: int
 SCOPE_BASE: int
 SCOPE_SUBTREE: int
 VERSION3: int
 
 class LDAPError(Exception): ...
 class FILTER_ERROR(LDAPError): ...
-class TIMEOUT(LDAPError): ...
 
-def initialize(uri: str) -> SimpleLDAPObject: ...
+def initialize(uri: str, *, fileno: int | None = None) -> SimpleLDAPObject: ...

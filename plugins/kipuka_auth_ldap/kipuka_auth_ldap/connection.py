@@ -1,22 +1,29 @@
 """One connection to one directory server, and every call into python-ldap.
 
-In the room: TLS, time limits, bind and search, and what the library raises turned into values and `Trouble`. Not in the room: which
+In the room: sockets, TLS, time limits, bind and search, and what libraries raise turned into values and `Trouble`. Not in the room: which
 server, and in what order (`kipuka_auth_ldap.sign_in`); what an answer means (`kipuka_auth_ldap.verdicts`).
 
-All of it blocks, within its limits, and runs in threads (`kipuka_auth_ldap.threads`). python-ldap speaks through OpenLDAP's own
-library. What that would read from /etc/ldap/ldap.conf, ~/.ldaprc and LDAP* variables is switched off: the section says it all. So is
-the trace that python-ldap writes at a variable's word, with passwords.
+All of it blocks, within its limits, and runs in threads (`kipuka_auth_ldap.threads`). python-ldap speaks the protocol through OpenLDAP's
+own library, but its socket leads to this module, which carries the octets to the server and back. Left to itself the library waits for
+ever where a server stalls in the TLS handshake (measured: OpenLDAP 2.5 with GnuTLS, whatever time limits are set), compares
+`localhost` with the machine's host name, and takes trust from files that the section does not name.
+
+What the library would read from /etc/ldap/ldap.conf, ~/.ldaprc and LDAP* variables is switched off, and so is the trace that
+python-ldap writes at a variable's word, with passwords.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
+from urllib.parse import urlsplit
 
 os.environ["LDAPNOINIT"] = "1"  # ldap.conf(5); the library looks at it once, when it is first used
 os.environ.pop("PYTHON_LDAP_TRACE_LEVEL", None)
@@ -25,11 +32,19 @@ import ldap
 from ldap.controls import DecodeControlTuples, LDAPControl
 from ldap.controls.ppolicy import PasswordPolicyControl
 from ldap.controls.pwdpolicy import PasswordExpiredControl
+from ldap.extop import ExtendedRequest
 from ldap.ldapobject import SimpleLDAPObject
 
 from kipuka_auth_ldap.verdicts import BindAnswer, Policy, PolicyError, Trouble, printable
 
-__all__ = ["Deadline", "Entry", "Link", "Server", "filter_problem", "is_dn", "open_link"]
+__all__ = ["Deadline", "Entry", "Link", "Missing", "Server", "filter_problem", "is_dn", "open_link"]
+
+Missing = Literal["none", "several"]
+START_TLS = "1.3.6.1.4.1.1466.20037"
+"""RFC 4511, 4.14.1."""
+
+_PIECE = 16384
+_PARTS = {ldap.RES_SEARCH_ENTRY, ldap.RES_SEARCH_REFERENCE}
 
 _POLICY_ERRORS: Mapping[int | None, PolicyError | None] = {
     None: None,
@@ -37,7 +52,6 @@ _POLICY_ERRORS: Mapping[int | None, PolicyError | None] = {
     1: "locked",
     2: "change_after_reset",
 }
-Missing = Literal["none", "several"]
 _NO_SUCH_OBJECT, _SIZE_LIMIT_EXCEEDED = 32, 4
 _ENCRYPTION_MISSING = {8, 13}  # strongerAuthRequired, confidentialityRequired
 _EMPTY_FILTER = "(objectClass=*)"
@@ -65,6 +79,10 @@ class Deadline:
             raise Trouble("timed_out", "no answer in time", away=True)
         return seconds
 
+    def within(self, seconds: float) -> Deadline:
+        """The earlier of this one and one after so many seconds. Raises `Trouble` when nothing is left."""
+        return Deadline(min(self.left(), seconds))
+
     def share(self, parts: int) -> Deadline:
         """An earlier one, after that part of what is left. Raises `Trouble` when nothing is."""
         return Deadline(self.left() / parts)
@@ -78,11 +96,78 @@ class Entry:
     attributes: Mapping[str, tuple[bytes, ...]]
 
 
+class _Conversation:
+    """The library's side of a connection: what it sends is carried to the server's socket, and what comes is carried back."""
+
+    def __init__(self, remote: socket.socket, deadline: Deadline) -> None:
+        self._remote = remote
+        self._deadline = deadline
+        self._near, far = socket.socketpair()
+        self.handle: SimpleLDAPObject = ldap.initialize("ldap://", fileno=far.detach())  # which closes it
+        self.handle.set_option(ldap.OPT_PROTOCOL_VERSION, ldap.VERSION3)
+        self.handle.set_option(ldap.OPT_REFERRALS, 0)
+
+    def answer(
+        self, ask: Callable[[], int]
+    ) -> tuple[Sequence[tuple[str | None, dict[str, list[bytes]]]], Sequence[LDAPControl]]:
+        """What the server answers to the request that `ask` sends. Raises LDAPError for an answer that is none of success, and `Trouble`
+        where there is none.
+        """
+        message = ask()
+        try:
+            self._send()
+            found: list[tuple[str | None, dict[str, list[bytes]]]] = []
+            while True:
+                # One by one: asked for all of them, the library says "not yet" while the last one is in its buffer.
+                kind, data, _, controls, _, _ = self.handle.result4(message, all=0, timeout=0)
+                if kind is None:
+                    self._receive()
+                elif kind in _PARTS:
+                    found += data or []
+                else:
+                    return found, controls
+        except TimeoutError:
+            raise Trouble("timed_out", "no answer in time", away=True) from None
+        except OSError as error:
+            raise _away(error) from None
+
+    def _send(self) -> None:
+        """All that the library has written is there: it is one small message, which a socket pair holds."""
+        self._near.settimeout(0)
+        with suppress(BlockingIOError):
+            while piece := self._near.recv(_PIECE):
+                self._remote.settimeout(self._deadline.left())
+                self._remote.sendall(piece)
+
+    def _receive(self) -> None:
+        self._remote.settimeout(self._deadline.left())
+        piece = self._remote.recv(_PIECE)
+        if not piece:
+            raise Trouble("server_down", "the server ended the connection", away=True)
+        self._near.settimeout(self._deadline.left())
+        self._near.sendall(piece)
+
+    def close(self) -> None:
+        """Take leave of the server, where it still listens, and of the library."""
+        with suppress(ldap.LDAPError):
+            self.handle.unbind_ext()
+        with suppress(OSError, Trouble):
+            self._send()
+        self._near.close()
+
+    def leave(self) -> None:
+        """Take leave of the library alone; the server hears nothing of it."""
+        self._near.close()
+        with suppress(ldap.LDAPError):
+            self.handle.unbind_ext()
+
+
 class Link:
     """A connection that is open and, unless the section says otherwise, encrypted. Made by `open_link`."""
 
-    def __init__(self, handle: SimpleLDAPObject, deadline: Deadline) -> None:
-        self._handle = handle
+    def __init__(self, conversation: _Conversation, deadline: Deadline) -> None:
+        self._conversation = conversation
+        self._handle = conversation.handle
         self._deadline = deadline
 
     def bind(self, dn: str, password: str) -> BindAnswer:
@@ -95,7 +180,7 @@ class Link:
             raise ValueError(msg)
         handle, ask = self._handle, [PasswordPolicyControl()]
         try:
-            controls = self._answer(lambda: handle.simple_bind(dn, password, serverctrls=ask))[1]
+            controls = self._conversation.answer(lambda: handle.simple_bind(dn, password, serverctrls=ask))[1]
         except ldap.LDAPError as error:
             code, text, controls = _said(error)
             if code < 0:
@@ -110,13 +195,12 @@ class Link:
         alone. Raises `Trouble`.
         """
         scope = ldap.SCOPE_SUBTREE if below else ldap.SCOPE_BASE
-        handle, left = self._handle, self._deadline.left()
+        handle, seconds = self._handle, max(1, int(self._deadline.left()))
         wanted = list(attributes) or ["1.1"]  # RFC 4511, 4.5.1.8: none at all
+        text = filter_text or _EMPTY_FILTER
         try:
-            found, _ = self._answer(
-                lambda: handle.search_ext(
-                    base, scope, filter_text or _EMPTY_FILTER, wanted, timeout=max(1, int(left)), sizelimit=2
-                )
+            found, _ = self._conversation.answer(
+                lambda: handle.search_ext(base, scope, text, wanted, timeout=seconds, sizelimit=2)
             )
         except ldap.LDAPError as error:
             code = _said(error)[0]
@@ -131,50 +215,62 @@ class Link:
         ((dn, values),) = entries
         return Entry(dn=dn, attributes={name.lower(): tuple(value) for name, value in values.items()})
 
-    def _answer(
-        self, ask: Callable[[], int]
-    ) -> tuple[Sequence[tuple[str | None, dict[str, list[bytes]]]], Sequence[LDAPControl]]:
-        self._deadline.left()
-        message = ask()
-        _, data, _, controls, _, _ = self._handle.result4(message, timeout=self._deadline.left())
-        return data or [], controls
-
 
 @contextmanager
 def open_link(server: Server, deadline: Deadline, *, connect_timeout: float) -> Generator[Link]:
-    """Connect within `connect_timeout` seconds, and encrypt. Raises `Trouble`, also where the server's certificate is not good.
+    """Connect and encrypt within `connect_timeout` seconds. Raises `Trouble`, also where the server's certificate is not good."""
+    limit = deadline.within(connect_timeout)
+    with _connected(server, limit) as remote:
+        conversation = _Conversation(remote, deadline)
+        try:
+            yield Link(conversation, deadline)
+        finally:
+            conversation.close()
 
-    The connection itself is made by the first request on it.
-    """
+
+@contextmanager
+def _connected(server: Server, limit: Deadline) -> Generator[socket.socket]:
+    parts = urlsplit(server.uri)
+    host = str(parts.hostname)
     try:
-        handle = _handle(server, deadline, connect_timeout)
-    except ldap.LDAPError as error:
-        raise _trouble(error) from None
+        remote = socket.create_connection((host, parts.port or 0), timeout=limit.left())
+    except OSError as error:
+        raise _away(error) from None
     try:
         if server.start_tls:
-            try:
-                handle.start_tls_s()
-            except ldap.LDAPError as error:
-                raise _trouble(error) from None
-        yield Link(handle, deadline)
+            _start_tls(remote, limit)
+        if server.ca_file is not None:
+            remote = _encrypted(remote, host, server.ca_file, limit)
+        yield remote
     finally:
-        with suppress(ldap.LDAPError):  # it may never have been a connection
-            handle.unbind_ext()
+        remote.close()
 
 
-def _handle(server: Server, deadline: Deadline, connect_timeout: float) -> SimpleLDAPObject:
-    handle = ldap.initialize(server.uri)
-    left = deadline.left()
-    handle.set_option(ldap.OPT_PROTOCOL_VERSION, ldap.VERSION3)
-    handle.set_option(ldap.OPT_REFERRALS, 0)
-    handle.set_option(ldap.OPT_NETWORK_TIMEOUT, min(connect_timeout, left))
-    handle.set_option(ldap.OPT_TIMEOUT, left)  # for what the library waits for itself, such as StartTLS
-    if server.ca_file is not None:
-        handle.set_option(ldap.OPT_X_TLS_CACERTFILE, str(server.ca_file))
-        handle.set_option(ldap.OPT_X_TLS_REQUIRE_CERT, ldap.OPT_X_TLS_DEMAND)
-        handle.set_option(ldap.OPT_X_TLS_PROTOCOL_MIN, ldap.OPT_X_TLS_PROTOCOL_TLS1_2)
-        handle.set_option(ldap.OPT_X_TLS_NEWCTX, 0)  # the settings before it take effect
-    return handle
+def _start_tls(remote: socket.socket, limit: Deadline) -> None:
+    """RFC 4511, 4.14. What came unencrypted goes with this conversation: none of it is taken for an answer later."""
+    plain = _Conversation(remote, limit)
+    handle = plain.handle
+    try:
+        plain.answer(lambda: handle.extop(ExtendedRequest(START_TLS, None)))
+    except ldap.LDAPError as error:
+        code, text, _ = _said(error)
+        told = f"the server refuses StartTLS, result code {code}" + (f": {printable(text)}" if text else "")
+        raise Trouble("start_tls_refused", told, away=True) from None
+    finally:
+        plain.leave()
+
+
+def _encrypted(remote: socket.socket, host: str, ca_file: Path, limit: Deadline) -> socket.socket:
+    """TLS 1.2 or later, to a server whose certificate comes from `ca_file` and has this host's name or address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cafile=ca_file)
+        remote.settimeout(limit.left())
+        return context.wrap_socket(remote, server_hostname=host)
+    except OSError as error:
+        remote.close()
+        raise _away(error) from None
 
 
 def is_dn(text: str) -> bool:
@@ -215,12 +311,20 @@ def _policy(controls: Sequence[LDAPControl]) -> Policy:
     return Policy(error="expired" if any(isinstance(one, PasswordExpiredControl) for one in controls) else None)
 
 
+def _away(error: OSError) -> Trouble:
+    """A connection that cannot be made, be trusted, or be kept."""
+    if isinstance(error, TimeoutError):
+        return Trouble("timed_out", "no answer in time", away=True)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Trouble("certificate_not_good", printable(error.verify_message), away=True)
+    words = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return Trouble("server_down", printable(str(words or error)), away=True)
+
+
 def _trouble(error: ldap.LDAPError) -> Trouble:
     code, text, _ = _said(error)
     name = type(error).__name__
     explanation = f"{name.lower().replace('_', ' ')}" + (f": {printable(text)}" if text else "")
-    if isinstance(error, ldap.TIMEOUT):
-        return Trouble("timed_out", "no answer in time", away=True)
     if code in _ENCRYPTION_MISSING:
         return Trouble("encryption_required", explanation)
     return Trouble("server_down" if code < 0 else "search_failed", explanation, away=code < 0 or code in {51, 52})

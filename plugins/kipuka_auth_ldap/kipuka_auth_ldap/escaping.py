@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ["escape_dn_value", "escape_filter_value"]
 
 _IN_FILTER = "\\*()\0"
-_IN_DN = '\\"+,;<>=\0'
+_IN_DN = '\\"+,;<>=\x7f' + "".join(map(chr, range(0x20)))
 
 
 def escape_filter_value(text: str) -> str:
@@ -19,7 +19,7 @@ def escape_filter_value(text: str) -> str:
 def escape_dn_value(text: str) -> str:
     """The text as an attribute value of a distinguished name (RFC 4514, 2.4): it can neither add a component nor end one.
 
-    Spaces and number signs at the ends are escaped too; what has a meaning is written in hexadecimal.
+    Spaces and number signs at the ends are escaped too, and control characters, which OpenLDAP's library takes for spaces.
     """
     last = len(text) - 1
     return "".join(

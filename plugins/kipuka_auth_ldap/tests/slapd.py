@@ -58,6 +58,7 @@ rootpw {password}
 directory {directory}/data
 maxsize 16777216
 dbnosync
+lastmod on
 index objectClass,uid eq
 overlay ppolicy
 ppolicy_default "cn=default,ou=policies,{suffix}"
@@ -152,9 +153,7 @@ def _escaped(text: str) -> str:
 
 def person(uid: str, cn: str, *more: str) -> str:
     """An entry in LDIF."""
-    return _PERSON.format(
-        escaped=_escaped(uid), people=PEOPLE, uid=uid, cn=cn, password=PASSWORD, more="\n".join(more)
-    )
+    return _PERSON.format(escaped=_escaped(uid), people=PEOPLE, uid=uid, cn=cn, password=PASSWORD, more="\n".join(more))
 
 
 def _under(policy: str) -> str:
@@ -230,7 +229,7 @@ class Slapd:
         file = self.directory / "entries.ldif"
         file.write_text(ldif, encoding="utf-8")
         done = subprocess.run(
-            [self._program, "-T", "add", "-q", "-s", "-f", self._configuration, "-l", file],
+            [self._program, "-T", "add", "-f", self._configuration, "-l", file],
             capture_output=True,
             text=True,
             check=False,
@@ -293,11 +292,18 @@ class Slapd:
 
 
 class Stall:
-    """A proxy on a port of its own that passes everything on, until it is told to swallow it: connections stay, nothing comes."""
+    """A proxy on a port of its own that passes everything on, until it is told to swallow it: connections stay, nothing comes.
 
-    def __init__(self, target: int) -> None:
+    With `after` it swallows only what has these octets in it, and what comes after that. `sent` has all that clients sent, and
+    `requests` the tag of each LDAP request where nothing is encrypted (RFC 4511, 4.2 to 4.12).
+    """
+
+    def __init__(self, target: int, *, address: str = "127.0.0.1", after: bytes = b"") -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
+        self.after = after
+        self.sent: list[bytes] = []
+        self.requests: list[int] = []
         self.port: int = self._listener.getsockname()[1]
         self.stalled = threading.Event()
         self.connections = 0
@@ -315,14 +321,16 @@ class Stall:
 
     def _run(self) -> None:
         pairs: dict[socket.socket, socket.socket] = {}
+        clients: set[socket.socket] = set()
         while not self._ended.is_set():
             for ready in self._ready([self._listener, *pairs]):
                 if ready is self._listener:
                     near = self._listener.accept()[0]
                     far = socket.create_connection(("127.0.0.1", self._target))
                     pairs[near], pairs[far] = far, near
+                    clients.add(near)
                     self.connections += 1
-                elif ready in pairs and not self._pass_on(ready, pairs[ready]):
+                elif ready in pairs and not self._pass_on(ready, pairs[ready], client=ready in clients):
                     for end in (pairs.pop(pairs[ready]), pairs.pop(ready)):
                         end.close()
         for end in pairs:
@@ -331,10 +339,19 @@ class Stall:
     def _ready(self, ends: Sequence[socket.socket]) -> Sequence[socket.socket]:
         return select.select(ends, [], [], 0.02)[0]
 
-    def _pass_on(self, near: socket.socket, far: socket.socket) -> bool:
+    def _pass_on(self, near: socket.socket, far: socket.socket, *, client: bool) -> bool:
         with contextlib.suppress(OSError):
             data = near.recv(65536)
-            if data and not self.stalled.is_set():
+            if data and client:
+                self.sent.append(data)
+                self.requests.append(_tag(data))
+            if data and not (self.stalled.is_set() and self.after in data):
                 far.sendall(data)
             return bool(data)
         return False
+
+
+def _tag(message: bytes) -> int:
+    """The tag of the operation in an LDAPMessage with a small message id."""
+    start = 2 if message[1] < 0x80 else 2 + (message[1] & 0x7F)
+    return message[start + 3] if len(message) > start + 3 else 0
