@@ -185,6 +185,9 @@ def find_slapd() -> str | None:
 class Slapd:
     """A directory server on two ports of 127.0.0.1. A context manager that fills it, serves it, and stops."""
 
+    password = PASSWORD
+    service_password = SERVICE_PASSWORD
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.port, self.tls_port = free_port(), free_port()
