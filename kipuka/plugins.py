@@ -34,7 +34,12 @@ __all__ = ["Candidate", "PluginRow", "Plugins", "discover", "examine", "list_plu
 
 PROJECT = "kipuka"
 
-_BUNDLED = {"gssapi": "kipuka-auth-gssapi", "ldap": "kipuka-auth-ldap", "otp": "kipuka-auth-otp", "local": "kipuka-ca-local"}
+_BUNDLED = {
+    "gssapi": "kipuka-auth-gssapi",
+    "ldap": "kipuka-auth-ldap",
+    "otp": "kipuka-auth-otp",
+    "local": "kipuka-ca-local",
+}
 """Our own distributions. No other name is ever suggested to pip: a guessed one could be anybody's."""
 
 Stage = Literal["find", "import", "register", "collect", "configure", "open"]
