@@ -79,16 +79,21 @@ class KipukaError(Exception):
 class RequestError(KipukaError):
     """The client can mend it.
 
-    `detail` is one sentence that is sent to the client; `reason` is a snake_case word for log and audit. Whatever
-    must not leave the server goes into `__cause__`. `audited` is set by whoever has recorded an event that tells of it.
+    `detail` is one sentence that is sent to the client; `reason` is a snake_case word for log and audit. Where a rule of the
+    configuration decided, `rule` is the key that an administrator would change (`min_rsa_bits`); the sentence ends with it.
+    Whatever must not leave the server goes into `__cause__`. `audited` is set by whoever has recorded an event that tells of it,
+    `closes_connection` by whoever knows that nothing more may be asked on the connection (RFC 9266, 4.1).
     """
 
     reason = "bad_request"
+    rule: str | None = None
     audited = False
+    closes_connection = False
 
-    def __init__(self, detail: str, *, reason: str | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
+    def __init__(self, detail: str, *, reason: str | None = None, rule: str | None = None) -> None:
+        self.detail = detail if rule is None else f"{detail} (rule {rule})"
+        super().__init__(self.detail)
+        self.rule = rule
         if reason is not None:
             self.reason = reason
 
@@ -221,6 +226,7 @@ class BackendError(KipukaError):
 
     reason = "backend_error"
     audited = False
+    closes_connection = False
 
     def __init__(
         self, detail: str, *, retry_after: timedelta = timedelta(seconds=30), reason: str | None = None
@@ -283,7 +289,7 @@ class PluginFault:
     plugin: str  # the entry point's name
     distribution: str  # "" when no installed distribution has the plugin
     version: str
-    stage: str  # find, import, register, collect, configure, open
+    stage: str  # find, version, import, register, collect, configure, open
     problem: str
     remedy: str
 

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from kipuka.api import Finding
 from kipuka.audit.syslog.settings import SyslogSettings
-from kipuka.config import Address, AdminSection, CAItem, Known, Settings
+from kipuka.config import Address, AdminSection, CAItem, Known, Label, Settings
 from kipuka.mtls import ClientAuth
 from kipuka.x509.profiles import Profile
 
@@ -33,6 +35,8 @@ def advice(settings: Settings) -> Iterator[Finding]:
     """Everything that settings alone show, in the order of the configuration reference."""
     yield from _proxies(settings)
     yield from _modes(settings)
+    for label in settings.labels.values():
+        yield from _label(settings, label)
     yield from _replays(settings)
     yield from _validity(settings)
     yield from _profiles(settings)
@@ -55,7 +59,8 @@ def periods(settings: Settings, item: CAItem) -> Iterator[tuple[str, str, timede
     """
     profiles = {label.profile.name: label.profile for label in settings.labels.values() if label.ca == item.id}
     if any(profile.validity is None for profile in profiles.values()):
-        yield f"ca[{item.id}].validity_days", "", item.validity
+        capped = [profile.validity_under(item.validity) for profile in profiles.values() if profile.validity is None]
+        yield f"ca[{item.id}].validity_days", "", max(capped)
     for profile in profiles.values():
         if profile.validity is not None:
             yield f"profile[{profile.name}].validity_days", profile.name, profile.validity
@@ -108,6 +113,21 @@ def _modes(settings: Settings) -> Iterator[Finding]:
             yield _warning(name, problem, "take the section out when every device has a certificate")
 
 
+def _label(settings: Settings, label: Label) -> Iterator[Finding]:
+    """What a path says of clients and operations itself, or takes from the path without a label."""
+    key = "est" if label.name is None else f"est.label[{label.name}]"
+    section = client_auth(settings)
+    if (section is None or section.mode == "none") and any("mtls" in members for members in label.require):
+        problem = "no client certificate is asked for, so nobody meets a set that has mtls"
+        yield _warning(f"{key}.require", problem, 'write mode = "optional" and trust_anchors in [tls.client_auth]')
+    if label.operations is not None and "cacerts" not in label.operations:
+        problem = "clients cannot fetch the CA's certificates, which RFC 7030 wants everywhere"
+        yield _warning(f"{key}.operations", problem, "add cacerts")
+    if any(pattern.is_anything for pattern in label.foreign_clients):
+        problem = "one of the patterns demands no character of a name: every certificate of that form fits it"
+        yield _warning(f"{key}.foreign_clients", problem, "write what tells your clients from others, such as O=Maker")
+
+
 def _replays(settings: Settings) -> Iterator[Finding]:
     """RULES D4: a lost answer is asked for again at once, or when a device comes back into reach."""
     windows = {"est.replay_window": settings.est.replay_window}
@@ -137,6 +157,11 @@ def _profiles(settings: Settings) -> Iterator[Finding]:
     for name, profile in settings.profiles.items():
         if name in used:
             yield from _profile(f"profile[{name}]", profile)
+            yield from _pointers(f"profile[{name}]", profile)
+            authorities = {label.ca for label in settings.labels.values() if label.profile.name == name}
+            if len(authorities) > 1 and (profile.ca_issuers or profile.ocsp or profile.crl_distribution_points):
+                problem = f"it names the places of one CA, and {' and '.join(sorted(authorities))} issue by it"
+                yield _warning(f"profile[{name}]", problem, "write a profile for each CA")
         elif name != "default":
             remedy = "name it in default_profile or in a label, or take it out"
             yield _warning(f"profile[{name}]", "no label uses this profile", remedy)
@@ -161,9 +186,35 @@ def _profile(key: str, profile: Profile) -> Iterator[Finding]:
     if not profile.unique_keys:
         problem = "one key may be certified for several identities"
         yield _warning(f"{key}.unique_keys", problem, "write unique_keys = true")
-    if not profile.extended_key_usage:
+    if profile.allow_expired_for:
+        problem = "a certificate that has expired still renews, and so does whoever has its key"
+        yield _warning(f"{key}.allow_expired_for", problem, "write 0, and have devices renew while they are valid")
+    yield from _usages(key, profile)
+    if profile.copy_extensions:
+        problem = "what these extensions say is the client's word, and the CA signs it"
+        yield _warning(f"{key}.copy_extensions", problem, "copy only what nobody decides by")
+
+
+def _usages(key: str, profile: Profile) -> Iterator[Finding]:
+    usages = profile.extended_key_usage
+    if not usages:
         problem = "certificates without extended key usage are good for anything"
         yield _warning(f"{key}.extended_key_usage", problem, 'write extended_key_usage = ["clientAuth"]')
+    if ExtendedKeyUsageOID.SERVER_AUTH in usages and profile.names == "csr":
+        problem = "every client that may enrol gets a certificate for each server that the patterns fit"
+        yield _warning(f"{key}.extended_key_usage", problem, 'write names = "identity", or patterns of one server each')
+    if profile.key_usage is not None and "digitalSignature" not in profile.key_usage:
+        problem = "no client can prove itself with such a certificate, and so none can renew (rule B1)"
+        yield _warning(f"{key}.key_usage", problem, "add digitalSignature")
+
+
+def _pointers(key: str, profile: Profile) -> Iterator[Finding]:
+    """RFC 5280, section 8: whoever fetches a CRL over HTTPS may need a CRL to do so."""
+    for name in ("ca_issuers", "ocsp", "crl_distribution_points"):
+        uris: tuple[str, ...] = getattr(profile, name)
+        if any(uri.startswith("https:") for uri in uris):
+            problem = "to fetch it over https takes a certificate that was checked already"
+            yield _warning(f"{key}.{name}", problem, "write http: what is there is signed")
 
 
 def _is_anything(glob: str) -> bool:

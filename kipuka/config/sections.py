@@ -38,6 +38,7 @@ __all__ = [
     "LabelItem",
     "LogSection",
     "PluginsSection",
+    "PolicyItem",
     "ProfileItem",
     "ServerSection",
     "SinkHead",
@@ -130,6 +131,20 @@ ProxyNetwork = Annotated[
 ]
 PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
 ReplayWindow = Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=30))]
+
+Operations = tuple[Literal["cacerts", "csrattrs", "simpleenroll", "simplereenroll", "serverkeygen"], ...]
+
+
+def _check_certificate_pattern(value: str) -> str:
+    try:
+        parse_certificate_pattern(value)
+    except ValueError as error:
+        msg = f"it is no pattern of a subject or alternative name: {error}; write one such as CN=*,OU=Admins,O=Example"
+        raise ValueError(msg) from error
+    return value
+
+
+CertificatePatternText = Annotated[str, Field(max_length=1024), AfterValidator(_check_certificate_pattern)]
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Identifier = Annotated[str, Field(pattern=_NAME, max_length=64)]
@@ -311,7 +326,16 @@ class LabelItem(Section):
     """The `name` of a `[[profile]]` item. Default: `default_profile`."""
 
     auth: tuple[str, ...] | None = None
-    """The methods that may be used here, for instance `["mtls", "otp"]`. Default: all that are on."""
+    """The methods that may be used here, for instance `["mtls", "otp"]`. Default: those of `[est]`."""
+
+    require: tuple[tuple[str, ...], ...] | None = None
+    """The same as `require` of `[est]`, for this label; `[]` where one method is enough. Default: that one, unless `auth` is written here."""
+
+    operations: Operations | None = Field(default=None, min_length=1)
+    """The same as `operations` of `[est]`, for this label. Default: that one."""
+
+    foreign_clients: tuple[CertificatePatternText, ...] | None = None
+    """The same as `foreign_clients` of `[est]`, for this label; `[]` lets in all. Default: that one."""
 
     client_anchors: ConfigPath | None = None
     """PEM file of the CA certificates whose client certificates are accepted here.
@@ -319,6 +343,9 @@ class LabelItem(Section):
 
     replay_window: ReplayWindow | None = None
     """The same as `replay_window` of `[est]`, for this label. Default: that one."""
+
+    serverkeygen: bool | None = None
+    """The same as `serverkeygen` of `[est]`, for this label. Default: that one."""
 
 
 class ESTSection(Section):
@@ -333,6 +360,24 @@ class ESTSection(Section):
     default_profile: str = "default"
     """The `name` of the `[[profile]]` item for the path without a label. A profile `default` exists without being written."""
 
+    auth: tuple[str, ...] | None = None
+    """The methods that may be used on the path without a label, and at labels that do not say: for instance `["mtls", "otp"]`. Default:
+    all that are on."""
+
+    require: tuple[tuple[str, ...], ...] = ()
+    """Methods that must all succeed on one request, where one is not enough: `[["mtls", "otp"]]`. Of several sets one must be met. A set has `mtls` and
+    one other method, since a request has one Authorization field, or one method alone. Whose name counts is the first of the set. A renewal needs the
+    certificate only. For the path without a label, and for labels that do not say."""
+
+    operations: Operations | None = Field(default=None, min_length=1)
+    """The EST operations that are on: `cacerts`, `csrattrs`, `simpleenroll`, `simplereenroll`, `serverkeygen`. Others are answered 404.
+    Default: all. For the path without a label, and for labels that do not say."""
+
+    foreign_clients: tuple[CertificatePatternText, ...] = ()
+    """Which client certificates of other CAs than the label's own are accepted: patterns of a whole subject, such as
+    `CN=*,OU=Devices,O=Maker`, or of an alternative name: `dns:*.example.com`, `email:*@example.com`, `uri:urn:example:*`, as in `[admin.tls] allow`.
+    Default: all that the anchors let in. For the path without a label, and for labels that do not say."""
+
     base64_lines: Literal["auto", "always", "never"] = "auto"
     """Whether answers are wrapped into lines of 64 characters (RFC 8951, 3.1). `auto`: one line for clients that send no
     User-Agent (strongSwan cannot read more), else lines."""
@@ -344,15 +389,29 @@ class ESTSection(Section):
     """How long, in seconds, a lost answer can be asked for again: the same token or client certificate with the same request gets the
     certificate that was issued for it, and no use is spent. `0`: never. Up to 30 days; 600 is enough for bad links."""
 
+    serverkeygen: bool = True
+    """Whether the server makes a private key for clients that ask for one (RFC 7030, 4.4). Where not, `serverkeygen` is answered 404."""
+
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""
 
 
 _Glob = Annotated[str, Field(min_length=1, max_length=512)]
+SignatureHash = Literal["sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"]
+
+
+class PolicyItem(Section):
+    """A certificate policy (RFC 5280, 4.2.1.4)."""
+
+    oid: str
+    """The policy's object identifier, dotted."""
+
+    cps: str | None = None
+    """URI of its practice statement."""
 
 
 class ProfileItem(Section):
-    """What a certificate may contain."""
+    """What a certificate may contain, and what a request must be like. A refusal names the key that it comes from: `(rule san_patterns)`."""
 
     name: Identifier
     """Name of this profile. `default` replaces the built-in one."""
@@ -385,22 +444,69 @@ class ProfileItem(Section):
     min_rsa_bits: int = Field(default=2048, ge=2048, le=8192)
     """Smallest RSA key, in bits."""
 
+    max_rsa_bits: int = Field(default=8192, ge=2048, le=8192)
+    """Largest RSA key, in bits. Many devices take none above 4096."""
+
+    csr_signature_hashes: tuple[SignatureHash, ...] | None = Field(default=None, min_length=1)
+    """The hashes that a request may be signed with: `sha256`, `sha384`, `sha512`, `sha3-256`, `sha3-384`, `sha3-512`. Signatures that have a hash of
+    their own, as of Ed25519, are always accepted. Default: all of these. What certificates are signed with is the CA's affair."""
+    serverkeygen_key: Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384", "p521", "ed25519", "ed448"] | None = (
+        None
+    )
+    """The kind of private key that `serverkeygen` makes where the key in the request is not of a kind that this profile accepts.
+    Default: the first of `p256`, `p384`, `p521`, `ed25519`, `rsa` that it accepts."""
+
     validity_days: float | None = Field(default=None, ge=0.001, le=36500)
-    """How long certificates are valid, in days. Default: `validity_days` of the CA."""
+    """How long certificates are valid, in days. Default: `validity_days` of the CA. A CA never goes beyond the end of its own certificate."""
+
+    max_validity_days: float | None = Field(default=None, ge=0.001, le=36500)
+    """How long certificates are valid at most, in days, however long `validity_days` of the CA is. Default: as long as that."""
 
     backdate_minutes: int = Field(default=5, ge=0, le=1440)
     """How far a certificate's start is set back for clients whose clock is behind, in minutes."""
 
+    allow_expired_for: Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=365))] = timedelta(0)
+    """How long after its end a certificate can still be renewed, in seconds: by `simplereenroll`, where this server has recorded it at the same
+    label and it is not revoked. Up to 365 days. `0`: an expired certificate proves nothing."""
+
+    channel_binding: Literal["optional", "required"] = "optional"
+    """Whether a request must be linked to its TLS connection (RFC 7030, 3.5): its `challengePassword` or `estIdentityLinking` is the connection's
+    `tls-unique` (TLS 1.2) or `tls-exporter` (TLS 1.3). `optional`: one that is there is verified. `required`: without one the request is refused."""
+
     unique_keys: bool = True
     """Whether a public key that is recorded for one identity is refused to every other."""
+
+    key_usage: (
+        tuple[
+            Literal["digitalSignature", "contentCommitment", "keyEncipherment", "dataEncipherment", "keyAgreement"], ...
+        ]
+        | None
+    ) = Field(default=None, min_length=1)
+    """What the key may be used for: `digitalSignature`, `contentCommitment` (also called nonRepudiation), `keyEncipherment`, `dataEncipherment`,
+    `keyAgreement`. What a key cannot do is left out: encipherment with EC and Ed25519 keys, agreement with RSA and Ed25519 keys.
+    Default: `digitalSignature`, and `keyEncipherment` for RSA. Certificates sign neither certificates nor CRLs."""
 
     extended_key_usage: tuple[str, ...] = ("clientAuth",)
     """What a certificate is for: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`, `timeStamping`,
     `ipsecIKE`, or a dotted object identifier."""
 
+    extended_key_usage_critical: bool = False
+    """Whether software that does not know extended key usage has to refuse the certificate. `timeStamping` needs it (RFC 3161, 2.3)."""
+
+    subject: str | None = None
+    """The certificate's subject, put together: `CN={CN},O=Example,C=DE`. `{CN}`, `{OU}` and so on stand for that attribute of the subject that would be
+    granted without this key; `{name}` for the name by which the client is known: a token's client id, a Kerberos principal. A value stays one value,
+    whatever characters it has. A renewal keeps the subject of its certificate. Default: the subject that is granted."""
+
+    subject_required: tuple[str, ...] = ()
+    """Attributes that the certificate's subject must have (`CN`, `O`, `serialNumber`, ...)."""
+
     subject_patterns: dict[str, tuple[_Glob, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
     """With `names = "csr"`: for each attribute of the subject (`CN`, `O`, `OU`, ...) the patterns it may match, with `*`
     for any characters. An attribute that is not listed is refused."""
+
+    san_required: tuple[Literal["dns", "ip", "email", "uri", "upn", "krb5"], ...] = ()
+    """Forms of alternative names of which the certificate must have at least one each."""
 
     san_patterns: dict[Literal["dns", "ip", "email", "uri"], tuple[_Glob, ...]] = Field(
         default_factory=dict[Literal["dns", "ip", "email", "uri"], tuple[str, ...]]
@@ -408,6 +514,24 @@ class ProfileItem(Section):
     """With `names = "csr"`: for each form of alternative name (`dns`, `ip`, `email`, `uri`) the patterns it may match. A `*`
     crosses no dot of a DNS name, no `@` and no delimiter of a URI; `ip` takes networks such as `10.0.0.0/8`. A form that is
     not listed is refused."""
+
+    certificate_policies: tuple[PolicyItem, ...] = Field(default=(), max_length=8)
+    """Policies under which certificates are issued: `[{ oid = "1.3.6.1.4.1.99999.1", cps = "http://pki.example.com/cps" }]`, where `cps` may be left
+    out."""
+
+    ca_issuers: tuple[_Glob, ...] = Field(default=(), max_length=4)
+    """Where the CA's certificate is to be had: URIs, for verifiers that miss it (authority information access)."""
+
+    ocsp: tuple[_Glob, ...] = Field(default=(), max_length=4)
+    """URIs of the CA's OCSP responder (authority information access)."""
+
+    crl_distribution_points: tuple[_Glob, ...] = Field(default=(), max_length=4)
+    """URIs of the CA's CRL: the same one at each."""
+
+    copy_extensions: tuple[str, ...] = Field(default=(), max_length=8)
+    """Extensions that are copied from a request that asks for them: `tlsFeature`, `msTemplate`, `msTemplateName`, or dotted object identifiers.
+    Their content is the client's word. At most 1024 bytes each, and never critical. What decides whose certificate it is, what it is good for, or
+    what only a CA knows is never copied."""
 
 
 class AuthSection(Section):
@@ -459,15 +583,6 @@ class BearerTokenSection(Section):
 AdminMode = Literal["required", "optional", "none"]
 
 
-def _check_allow(value: str) -> str:
-    try:
-        parse_certificate_pattern(value)
-    except ValueError as error:
-        msg = f"it is no pattern of a subject or alternative name: {error}; write one such as CN=*,OU=Admins,O=Example"
-        raise ValueError(msg) from error
-    return value
-
-
 class AdminTLSSection(Section):
     """Administrators who present a client certificate. Their anchors have nothing to do with those of `[tls.client_auth]`:
     neither stand in for the other.
@@ -480,7 +595,7 @@ class AdminTLSSection(Section):
     """`required`: a good certificate is needed, and a bearer token too where `[admin.bearer_token]` is on. `optional`: either is
     enough. `none`: certificates are not looked at."""
 
-    allow: tuple[Annotated[str, Field(max_length=1024), AfterValidator(_check_allow)], ...] = ()
+    allow: tuple[CertificatePatternText, ...] = ()
     """Which certificates under the anchors are administrators': patterns of a whole subject, such as
     `CN=*,OU=Admins,O=Example`, or of an alternative name: `dns:*.ops.example.com`, `email:*@example.com`,
     `uri:spiffe://example.com/admin/*`. A `*` stands for any characters within one value or one part of a name. Default: all

@@ -11,7 +11,8 @@ another connection always has the form, so it is never taken for a password. Wha
 have been a binding of any connection, so nothing was linked: that is the same as no challengePassword at all, which only
 `required` refuses. A password that happens to have the form is refused too; 16 letters and figures are enough for that.
 
-estIdentityLinking (RFC 7894, section 3.3) has no other use: whatever it holds is verified.
+estIdentityLinking (RFC 7894, section 3.3) has no other use: whatever it holds is verified. The other two attributes of RFC 7894 are no
+bindings, and nothing here can process them with success, as section 4 demands of each that is there.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ import binascii
 import hmac
 from enum import StrEnum
 
-from kipuka.api.errors import ProofOfPossessionFailed
+from kipuka.api.errors import BadCSR, ProofOfPossessionFailed
 from kipuka.api.values import Connection
+from kipuka.est.csr import CertificateRequest
 
-__all__ = ["Binding", "check_binding"]
+__all__ = ["MISMATCH", "Binding", "check_binding", "refuse_foreign_challenges"]
+
+MISMATCH = "binding_mismatch"
+"""The audit reason of a request that is linked to another connection."""
 
 # Octets of a tls-unique (12, or 36 in SSL 3: RFC 5929, section 3; RFC 5246, 7.4.9), of a tls-exporter (32: RFC 9266,
 # section 2), and of the TLS 1.3 Finished message (32 or 48), which some clients take for tls-unique.
@@ -60,6 +65,12 @@ def check_binding(
         octets = _octets(challenge)
         if octets is not None and (len(octets) in _LENGTHS or _is(octets, own)):
             binding = _verify(octets, own)
+    if binding is None and required and own is None:
+        raise ProofOfPossessionFailed(
+            "the linking of identity and proof of possession is required, but this connection has no channel binding; use TLS 1.3, "
+            "or TLS 1.2 with extended master secret",
+            reason="binding_unavailable",
+        )
     if binding is None and required:
         # RFC 7030, section 3.5: the text should say that linking is required
         raise ProofOfPossessionFailed(
@@ -68,6 +79,24 @@ def check_binding(
             reason="binding_missing",
         )
     return binding
+
+
+def refuse_foreign_challenges(csr: CertificateRequest) -> None:
+    """Raise BadCSR for an otpChallenge or a revocationChallenge (RFC 7894, sections 3.1, 3.2 and 4).
+
+    A client that sends one believes that it will be checked, or that its certificate can be revoked by it: to say nothing would leave it in
+    that belief. Nothing asks for them: they are in no answer of csrattrs.
+    """
+    if csr.has_otp_challenge:
+        raise BadCSR(
+            "an otpChallenge in the request is not taken: present a one-time password in the Authorization field (Basic)",
+            reason="otp_challenge",
+        )
+    if csr.has_revocation_challenge:
+        raise BadCSR(
+            "a revocationChallenge is not taken: no certificate is revoked by a password here, leave it out",
+            reason="revocation_challenge",
+        )
 
 
 def _octets(challenge: str | bytes) -> bytes | None:
@@ -103,6 +132,6 @@ def _verify(octets: bytes | None, own: tuple[Binding, bytes] | None) -> Binding:
     if octets is None or not _is(octets, own):
         raise ProofOfPossessionFailed(
             "the challengePassword or estIdentityLinking of the request is not the channel binding of this connection",
-            reason="binding_mismatch",
+            reason=MISMATCH,
         )
     return own[0]

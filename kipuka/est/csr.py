@@ -14,7 +14,7 @@ with a sentence that repeats nothing the client sent.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Self
@@ -28,7 +28,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from kipuka.api.errors import BadCSR, ProofOfPossessionFailed
 
-__all__ = ["MAX_REQUEST", "CertificateRequest"]
+__all__ = ["MAX_REQUEST", "SIGNATURE_HASHES", "CertificateRequest"]
 
 MAX_REQUEST = 64 * 1024
 """The longest request in bytes. The largest signatures in sight (SLH-DSA, 49,856 bytes) fit."""
@@ -97,6 +97,9 @@ _CURVE_TITLES = {
     ObjectIdentifier("1.3.132.0.34"): "P-384",
     ObjectIdentifier("1.3.132.0.35"): "P-521",
 }
+
+SIGNATURE_HASHES = ("sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512")
+"""The hashes that a request's signature may have, by the names that `cryptography` gives them."""
 
 _GOOD_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512, hashes.SHA3_256, hashes.SHA3_384, hashes.SHA3_512)
 
@@ -198,6 +201,8 @@ class CertificateRequest:
     sans: tuple[x509.GeneralName, ...]
     challenge_password: str | None = field(repr=False)
     identity_linking: str | None = field(repr=False)  # estIdentityLinking, RFC 7894, section 3.3
+    has_otp_challenge: bool  # RFC 7894, section 3.1; its value is kept nowhere
+    has_revocation_challenge: bool  # RFC 7894, section 3.2
     stripped_der: bytes = field(repr=False)
     info_sha256: str  # lower-case hexadecimal; RULES D4
     wants_ca: bool  # basicConstraints with CA:TRUE is asked for
@@ -238,15 +243,36 @@ class CertificateRequest:
             sans=_alternative_names(extensions),
             challenge_password=_challenge(attributes, _CHALLENGE_PASSWORD),
             identity_linking=_challenge(attributes, _IDENTITY_LINKING),
+            has_otp_challenge=_challenge(attributes, _OTP_CHALLENGE) is not None,
+            has_revocation_challenge=_challenge(attributes, _REVOCATION_CHALLENGE) is not None,
             stripped_der=asn1.encode_der(request),
             info_sha256=hashlib.sha256(asn1.encode_der(info)).hexdigest(),
             wants_ca=_wants_ca(extensions),
         )
 
-    def verify_possession(self) -> None:
+    def asked_extensions(self, wanted: Collection[ObjectIdentifier]) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+        """Those of the wanted extensions that the request asks for, in its order.
+
+        Types that `cryptography` knows are read, and so will be written anew; of the others the value must be one DER element. Raises
+        BadCSR, with the profile's rule, where one cannot be read.
+        """
+        if not wanted:
+            return ()
+        request = asn1.decode_der(_Request, self.der)  # it could be read before
+        asked = [item for item in _all_asked_for(_unique(request.info.attributes.as_list())) if item.type in wanted]
+        try:
+            for extension in asked:
+                _check_shape(extension.value)
+            return tuple(_read_names(request, asked)[1])
+        except BadCSR as error:
+            detail = "an extension that would be copied from the request cannot be read"
+            raise BadCSR(detail, reason="csr_extensions", rule="copy_extensions") from error
+
+    def verify_possession(self, accepted_hashes: Collection[str] | None = None) -> None:
         """Check the request's self-signature (RFC 7030, section 3.4; RFC 2986, section 3).
 
-        MD5, SHA-1 and SHA-224 are refused. No effort is spent on RSA keys beyond RULES F5 or on kinds of key that have
+        MD5, SHA-1 and SHA-224 are refused, and what is not among `accepted_hashes` (names of `SIGNATURE_HASHES`; signatures with a hash
+        of their own, as of Ed25519, always are). No effort is spent on RSA keys beyond RULES F5 or on kinds of key that have
         no name here. Raises ProofOfPossessionFailed.
         """
         try:
@@ -271,8 +297,23 @@ class CertificateRequest:
                 "the request is signed with a hash that is not accepted, use SHA-256 or better",
                 reason="weak_signature_hash",
             )
+        if digest is not None and accepted_hashes is not None and digest.name not in accepted_hashes:
+            known = ", ".join(name for name in SIGNATURE_HASHES if name in accepted_hashes)
+            raise ProofOfPossessionFailed(
+                f"the request is signed with {digest.name}; accepted: {known}",
+                reason="signature_hash_not_allowed",
+                rule="csr_signature_hashes",
+            )
         if not verified:
             raise ProofOfPossessionFailed("the signature of the request does not verify")
+
+    def attribute(self, kind: ObjectIdentifier) -> bytes | None:
+        """The DER of the attribute of that type, as the client wrote it; None where there is none.
+
+        For what only some operations look at: nothing below the attribute's values was read yet.
+        """
+        attributes = asn1.decode_der(_Request, self.der).info.attributes.as_list()
+        return next((asn1.encode_der(attribute) for attribute in attributes if attribute.type == kind), None)
 
 
 # --- The walk over the octets
@@ -418,7 +459,11 @@ def _challenge(attributes: dict[ObjectIdentifier, _Attribute], kind: ObjectIdent
 
 
 def _asked_for(attributes: dict[ObjectIdentifier, _Attribute]) -> list[_Extension]:
-    """The extensions that are asked for, of those that are read at all."""
+    """The extensions that are asked for, of those that are always read."""
+    return [extension for extension in _all_asked_for(attributes) if extension.type in _READ_EXTENSIONS]
+
+
+def _all_asked_for(attributes: dict[ObjectIdentifier, _Attribute]) -> list[_Extension]:
     asked = [attributes[kind] for kind in _EXTENSION_REQUESTS if kind in attributes]
     if not asked:
         return []
@@ -429,7 +474,7 @@ def _asked_for(attributes: dict[ObjectIdentifier, _Attribute]) -> list[_Extensio
     # RFC 5280, 4.1.2.9: Extensions is never empty; 4.2: no type is there twice
     if not extensions or len({extension.type for extension in extensions}) != len(extensions):
         raise BadCSR("an extension is asked for twice, or none at all", reason="csr_extensions")
-    return [extension for extension in extensions if extension.type in _READ_EXTENSIONS]
+    return extensions
 
 
 def _read_names(request: _Request, asked: list[_Extension]) -> tuple[x509.Name, x509.Extensions]:

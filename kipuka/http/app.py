@@ -201,7 +201,10 @@ class _Failures:
         asks = answer.reason == "no_credential" and not _is_admin(request.path)
         if not error.audited and not asks and not is_of_store(error):  # else it would wait for what was away
             await self._audit(answer)
-        return self._render(answer)
+        response = self._render(answer)
+        if error.closes_connection:
+            response.headers["Connection"] = "close"
+        return response
 
     async def http_error(self, error: HTTPException) -> Response:
         if isinstance(error, WerkzeugMethodNotAllowed):

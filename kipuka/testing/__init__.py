@@ -13,7 +13,8 @@ In the room, one submodule each:
 - `harness`: one plugin's object, opened over a real store without a server;
 - `hostile`: hypothesis strategies of what broken and hostile clients send;
 - `measure`: what a server's processes cost in time, memory and files;
-- `contract`: the promises every authenticator keeps, as a pytest class to derive from;
+- `orders`, `records`: what a CA backend and an audit sink are given;
+- `contract`: the promises of each kind of plugin, as pytest classes to derive from;
 - `fixtures`: all of it as pytest fixtures: `pytest_plugins = ["kipuka.testing.fixtures"]`.
 
 Not in the room: mocks. What is under test here is real: sockets, processes, databases, signatures.

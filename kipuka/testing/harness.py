@@ -1,7 +1,7 @@
 """One plugin's object, opened over a real store, without a server around it.
 
-In the room: `open_authenticator` and `OpenedAuthenticator` (the object, its services, transactions, what was audited and
-logged). Not in the room: HTTP, TLS and the other plugins.
+In the room: `open_authenticator`, `open_ca_backend` and `open_audit_sink`, and what each gives: the object, its services, transactions,
+what was audited and logged. Not in the room: HTTP, TLS and the other plugins.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,8 +18,12 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from kipuka.api import (
+    AuditSink,
+    AuditSinkKind,
     Authenticator,
     AuthenticatorKind,
+    CABackend,
+    CABackendKind,
     Connection,
     Credentials,
     Denied,
@@ -34,7 +38,16 @@ from kipuka.runtime import BlockingPool, HostServices
 from kipuka.store.database import Store, open_store
 from kipuka.store.schema import upgrade
 
-__all__ = ["OpenedAuthenticator", "credentials", "open_authenticator"]
+__all__ = [
+    "OpenedAuditSink",
+    "OpenedAuthenticator",
+    "OpenedCABackend",
+    "OpenedKind",
+    "credentials",
+    "open_audit_sink",
+    "open_authenticator",
+    "open_ca_backend",
+]
 
 T = TypeVar("T")
 
@@ -59,14 +72,39 @@ def credentials(**changes: Any) -> Credentials:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OpenedAuthenticator:
-    """An authenticator that is open, and everything around it that a test may look at."""
+class OpenedKind:
+    """What is around any object that is open, and a test may look at."""
 
-    authenticator: Authenticator
     services: Services
     store: Store
     database: Path
     log: list[str] = field(default_factory=list[str])  # every log entry of the plugin, as JSON
+
+    def traces(self) -> str:
+        """All that the plugin has left behind: log, database (audit rows among it), in one text to search."""
+        files = [path for path in self.database.parent.glob(f"{self.database.name}*") if path.is_file()]
+        return "\n".join([*self.log, *(path.read_bytes().decode("latin-1") for path in files)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedCABackend(OpenedKind):
+    """A CA backend that is open."""
+
+    backend: CABackend
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedAuditSink(OpenedKind):
+    """An audit sink that is open."""
+
+    sink: AuditSink
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedAuthenticator(OpenedKind):
+    """An authenticator that is open, with the transactions that the host would make."""
+
+    authenticator: Authenticator
 
     @property
     def spender(self) -> SpendsOnIssue:
@@ -87,11 +125,6 @@ class OpenedAuthenticator:
     async def release(self, ref: str) -> None:
         """Give the held use back."""
         await self.store.write(_call(self.spender.release, ref))
-
-    def traces(self) -> str:
-        """All that the plugin has left behind: log, database (audit rows among it), in one text to search."""
-        files = [path for path in self.database.parent.glob(f"{self.database.name}*") if path.is_file()]
-        return "\n".join([*self.log, *(path.read_bytes().decode("latin-1") for path in files)])
 
 
 def _call(act: Callable[[Tx, str], T], ref: str) -> Callable[[Tx], T]:
@@ -119,6 +152,53 @@ async def open_authenticator(
     Opened a second time with the same directory it finds what the first left, as after a restart.
     """
     settings = kind.config.model_validate(dict(section), context={"base": directory})
+    async with (
+        _surroundings(kind.name, directory, storages, clock) as around,
+        kind.open(settings, around.services) as authenticator,
+    ):
+        yield OpenedAuthenticator(authenticator=authenticator, **_fields(around))
+
+
+@asynccontextmanager
+async def open_ca_backend(
+    kind: CABackendKind[Any],
+    section: Mapping[str, object],
+    *,
+    directory: Path,
+    storages: Sequence[Storage] = (),
+    clock: Callable[[], datetime] = _now,
+) -> AsyncGenerator[OpenedCABackend, None]:
+    """The same for a CA backend; the section has the keys of its [[ca]] item without `id` and `backend`."""
+    settings = kind.config.model_validate(dict(section), context={"base": directory})
+    async with (
+        _surroundings(kind.name, directory, storages, clock) as around,
+        kind.open(settings, around.services) as backend,
+    ):
+        yield OpenedCABackend(backend=backend, **_fields(around))
+
+
+@asynccontextmanager
+async def open_audit_sink(
+    kind: AuditSinkKind[Any],
+    section: Mapping[str, object],
+    *,
+    directory: Path,
+    storages: Sequence[Storage] = (),
+    clock: Callable[[], datetime] = _now,
+) -> AsyncGenerator[OpenedAuditSink, None]:
+    """The same for an audit sink; the section has the keys of its [[audit.sink]] item without `type`."""
+    settings = kind.config.model_validate(dict(section), context={"base": directory})
+    async with (
+        _surroundings(kind.name, directory, storages, clock) as around,
+        kind.open(settings, around.services) as sink,
+    ):
+        yield OpenedAuditSink(sink=sink, **_fields(around))
+
+
+@asynccontextmanager
+async def _surroundings(
+    plugin: str, directory: Path, storages: Sequence[Storage], clock: Callable[[], datetime]
+) -> AsyncGenerator[OpenedKind, None]:
     database = directory / "kipuka.db"
     url = f"sqlite:///{database}"
     upgrade(url, storages)
@@ -127,9 +207,12 @@ async def open_authenticator(
         pool = BlockingPool(workers=4)
         stack.callback(pool.close)
         store = await stack.enter_async_context(open_store(url, node="test", clock=clock, seal=seal, storages=storages))
-        services = HostServices(plugin=kind.name, store=store, pool=pool, clock=clock, log=_logger(log))
-        opened = await stack.enter_async_context(kind.open(settings, services))
-        yield OpenedAuthenticator(authenticator=opened, services=services, store=store, database=database, log=log)
+        services = HostServices(plugin=plugin, store=store, pool=pool, clock=clock, log=_logger(log))
+        yield OpenedKind(services=services, store=store, database=database, log=log)
+
+
+def _fields(around: OpenedKind) -> dict[str, Any]:
+    return {one.name: getattr(around, one.name) for one in fields(OpenedKind)}
 
 
 def _logger(log: list[str]) -> FilteringBoundLogger:

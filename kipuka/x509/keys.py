@@ -43,18 +43,22 @@ _LARGEST_SPKI = 4096  # bytes: RSA-16384 is about half of it; what is larger is 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyPolicy:
-    """Which keys a profile takes: kinds by name (see `KEY_NAMES`), and the smallest RSA modulus in bits."""
+    """Which keys a profile takes: kinds by name (see `KEY_NAMES`), and the smallest and largest RSA modulus in bits."""
 
     allowed: frozenset[str] = frozenset(KEY_NAMES) - {"ed448"}
     min_rsa_bits: int = RSA_SMALLEST
+    max_rsa_bits: int = RSA_LARGEST
 
     def __post_init__(self) -> None:
         if unknown := self.allowed - set(KEY_NAMES):
             raise ValueError(f"no kind of key is named {', '.join(sorted(unknown))}")
         if not self.allowed:
             raise ValueError("at least one kind of key is allowed")
-        if not RSA_SMALLEST <= self.min_rsa_bits <= RSA_LARGEST:
-            raise ValueError(f"min_rsa_bits is from {RSA_SMALLEST} to {RSA_LARGEST}")
+        for name, bits in (("min_rsa_bits", self.min_rsa_bits), ("max_rsa_bits", self.max_rsa_bits)):
+            if not RSA_SMALLEST <= bits <= RSA_LARGEST:
+                raise ValueError(f"{name} is from {RSA_SMALLEST} to {RSA_LARGEST}")
+        if self.min_rsa_bits > self.max_rsa_bits:
+            raise ValueError("min_rsa_bits is not above max_rsa_bits")
 
 
 def describe_key(key: object) -> str:
@@ -82,7 +86,7 @@ def check_key(spki_der: bytes, policy: KeyPolicy) -> PublicKey:
 
     RSA of 2048 to 8192 bits with an odd exponent from 65537 to 2^256 and without the ROCA fingerprint; P-256, P-384 and
     P-521 with the point on the curve, written uncompressed; Ed25519; Ed448 where the policy has it. Raises KeyRefused
-    with a sentence for the client.
+    with a sentence for the client, and the profile's key that it breaks where it is one of those.
     """
     if len(spki_der) > _LARGEST_SPKI:
         raise KeyRefused("the public key is too large", reason="key_too_large")
@@ -106,7 +110,9 @@ def check_key(spki_der: bytes, policy: KeyPolicy) -> PublicKey:
     title = describe_key(key)
     if kind is None or kind not in policy.allowed:
         allowed = ", ".join(_TITLES[name] for name in KEY_NAMES if name in policy.allowed)
-        raise KeyRefused(f"{title} keys are not taken here; allowed: {allowed}", reason="key_type_not_allowed")
+        raise KeyRefused(
+            f"{title} keys are not taken here; allowed: {allowed}", reason="key_type_not_allowed", rule="key_types"
+        )
     if isinstance(key, rsa.RSAPublicKey):
         _check_rsa(key, policy)
     if canonical != spki_der:
@@ -119,10 +125,11 @@ def check_key(spki_der: bytes, policy: KeyPolicy) -> PublicKey:
 
 
 def _check_rsa(key: rsa.RSAPublicKey, policy: KeyPolicy) -> None:
-    if not policy.min_rsa_bits <= key.key_size <= RSA_LARGEST:
+    if not policy.min_rsa_bits <= key.key_size <= policy.max_rsa_bits:
         raise KeyRefused(
-            f"RSA keys have from {policy.min_rsa_bits} to {RSA_LARGEST} bits here, not {key.key_size}",
+            f"RSA keys have from {policy.min_rsa_bits} to {policy.max_rsa_bits} bits here, not {key.key_size}",
             reason="key_size_not_allowed",
+            rule="min_rsa_bits" if key.key_size < policy.min_rsa_bits else "max_rsa_bits",
         )
     numbers = key.public_numbers()
     if numbers.e % 2 == 0 or not _SMALLEST_EXPONENT <= numbers.e <= _LARGEST_EXPONENT:

@@ -25,6 +25,7 @@ __all__ = [
     "attribute_type",
     "control_character",
     "dn_pieces",
+    "dn_values",
     "format_dn",
     "format_general_name",
     "general_name_key",
@@ -200,6 +201,14 @@ def dn_pieces(text: str) -> Sequence[Sequence[tuple[x509.ObjectIdentifier, DNPie
     in a value that is `#` and hexadecimal. Raises ValueError as `parse_dn` does.
     """
     return _DNReader(text, stars=True).read()
+
+
+def dn_values(text: str) -> Sequence[Sequence[tuple[x509.ObjectIdentifier, str]]]:
+    """Read a distinguished name as `parse_dn` does, with whatever text its values are: they may be filled in later.
+
+    Answers its components in the order of the certificate, each with its attributes. Raises ValueError as `parse_dn` does.
+    """
+    return [[(oid, "".join(pieces)) for oid, pieces in parts] for parts in _DNReader(text, stars=False).read()]
 
 
 def format_dn(name: x509.Name) -> str:

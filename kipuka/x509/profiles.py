@@ -10,19 +10,21 @@ normal form of a name, never copied in an encoding that somebody else may read d
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from kipuka.api.errors import BadCSR, NameRefused
+from kipuka.api.errors import BadCSR, KeyRefused, NameRefused
 from kipuka.api.values import Identity
-from kipuka.x509.keys import KeyPolicy, PublicKey
+from kipuka.x509.copied import NEVER_COPIED, check_copied
+from kipuka.x509.generate import KeyKind
+from kipuka.x509.issuance import CertificatePolicy, Issuance
+from kipuka.x509.keys import KeyPolicy, PublicKey, describe_key
 from kipuka.x509.names import (
     attribute_type,
     control_character,
@@ -40,6 +42,7 @@ from kipuka.x509.names import (
     visible,
 )
 from kipuka.x509.patterns import SAN_FORMS, check_pattern, dns_fits, email_fits, glob, ip_fits, uri_fits
+from kipuka.x509.templates import SubjectTemplate
 
 __all__ = ["IDENTITY_SAN_FORMS", "Grant", "Profile", "authorise"]
 
@@ -77,8 +80,20 @@ class Profile:
     a certificate gets whenever its identity has such names, asked for or not. `wildcards` allows DNS names that start with
     `*`, where the identity has that very name, or a pattern allows every name that the wildcard stands for.
 
-    `validity` None leaves it to the CA. `backdate` sets notBefore back, for clients whose clocks are late (RULES F7).
-    Raises ValueError for a form, a domain or a pattern that can never match.
+    `subject` puts the certificate's subject together; without it the granted one stands. `subject_required` are attributes that the
+    certificate's subject has, `san_required` forms of alternative names of which it has at least one.
+
+    `validity` None leaves it to the CA, and `max_validity` is the longest that the CA may choose. `backdate` sets notBefore back, for
+    clients whose clocks are late (RULES F7). `csr_signature_hashes` are those that a request may be signed with; None: all that are
+    accepted at all. `copy_extensions` are copied from the request where it asks for them (`kipuka.x509.copied`); the other fields are
+    what `kipuka.x509.issuance.Issuance` says.
+
+    `allow_expired_for` is how long after its end a certificate still renews (RULES B4), `channel_binding` whether a request has to be
+    linked to its TLS connection (RULES G1).
+
+    `generated_key` is made where the server makes a key and the request's own kind is not taken; None: the best that is.
+
+    Raises ValueError for a form, a domain or a pattern that can never match, and for an extension that is never copied.
     """
 
     name: str
@@ -88,29 +103,73 @@ class Profile:
     wildcards: bool = False
     reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
     key_policy: KeyPolicy = field(default_factory=KeyPolicy)
+    generated_key: KeyKind | None = None
     validity: timedelta | None = None
+    max_validity: timedelta | None = None
     backdate: timedelta = timedelta(minutes=5)
     unique_keys: bool = True
+    key_usage: tuple[str, ...] | None = None
     extended_key_usage: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+    extended_key_usage_critical: bool = False
+    subject: SubjectTemplate | None = None
+    subject_required: tuple[str, ...] = ()
     subject_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
+    san_required: tuple[str, ...] = ()
     san_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
+    csr_signature_hashes: tuple[str, ...] | None = None
+    certificate_policies: tuple[CertificatePolicy, ...] = ()
+    ca_issuers: tuple[str, ...] = ()
+    ocsp: tuple[str, ...] = ()
+    crl_distribution_points: tuple[str, ...] = ()
+    copy_extensions: tuple[x509.ObjectIdentifier, ...] = ()
+    allow_expired_for: timedelta = timedelta(0)
+    channel_binding: Literal["optional", "required"] = "optional"
 
     def __post_init__(self) -> None:
         for domain in self.san_domains:
             normal_dns(domain)
-        for form in self.identity_sans:
-            if form not in IDENTITY_SAN_FORMS:
-                raise ValueError(f"{form} is not one of {', '.join(IDENTITY_SAN_FORMS)}")
-        for name in self.subject_patterns:
+        for name in (*self.subject_patterns, *self.subject_required):
             attribute_type(name)
+        _check_forms((*self.identity_sans, *self.san_required), IDENTITY_SAN_FORMS)
+        _check_forms(self.san_patterns, SAN_FORMS)
         for form, patterns in self.san_patterns.items():
-            if form not in SAN_FORMS:
-                raise ValueError(f"{form} is not one of {', '.join(SAN_FORMS)}")
             for pattern in patterns:
                 check_pattern(form, pattern)
-        if self.backdate < timedelta(0):
-            raise ValueError("backdate is not negative")
-        if self.validity is not None and self.validity <= timedelta(0):
+        for oid in self.copy_extensions:
+            if oid in NEVER_COPIED:
+                raise ValueError(f"the extension {oid.dotted_string} is never copied from a request")
+        _check_periods(self.backdate, self.validity, self.max_validity)
+
+    def validity_under(self, authority: timedelta) -> timedelta:
+        """How long certificates are valid whose CA would say so long."""
+        own = self.validity or authority
+        return own if self.max_validity is None else min(own, self.max_validity)
+
+    @property
+    def issuance(self) -> Issuance:
+        """What every certificate says."""
+        return Issuance(
+            key_usage=self.key_usage,
+            extended_key_usage=self.extended_key_usage,
+            extended_key_usage_critical=self.extended_key_usage_critical,
+            certificate_policies=self.certificate_policies,
+            ca_issuers=self.ca_issuers,
+            ocsp=self.ocsp,
+            crl_distribution_points=self.crl_distribution_points,
+        )
+
+
+def _check_forms(given: Iterable[str], known: Collection[str]) -> None:
+    for form in given:
+        if form not in known:
+            raise ValueError(f"{form} is not one of {', '.join(known)}")
+
+
+def _check_periods(backdate: timedelta, *validities: timedelta | None) -> None:
+    if backdate < timedelta(0):
+        raise ValueError("backdate is not negative")
+    for validity in validities:
+        if validity is not None and validity <= timedelta(0):
             raise ValueError("validity is longer than nothing")
 
 
@@ -131,17 +190,21 @@ def authorise(
     sans: Sequence[x509.GeneralName],
     public_key: PublicKey,
     wants_ca: bool = False,
+    asked_extensions: Sequence[x509.Extension[x509.ExtensionType]] = (),
+    renewal: bool = False,
 ) -> Grant:
     """Decide what of a request is granted to an identity (RULES F1).
 
-    `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE. Every other extension that a
-    CSR may ask for is the profile's affair: its value is issued, whatever was asked for. Raises NameRefused, which names
-    what is refused, and BadCSR for `wants_ca`.
+    `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE, `asked_extensions` those of the profile's
+    `copy_extensions` that it asks for. Every other extension that a CSR may ask for is the profile's affair: its value is
+    issued, whatever was asked for. A `renewal` keeps the subject it has: nothing is put into the profile's template, and what is fixed there
+    needs no pattern. Raises NameRefused, which names what is refused and the rule, and BadCSR.
     """
     if wants_ca:
         raise BadCSR("the CSR asks to become a certification authority", reason="ca_requested")
     if len(sans) > MOST_NAMES:
         raise NameRefused(f"the CSR asks for more than {MOST_NAMES} alternative names", reason="too_many_names")
+    check_copied(asked_extensions)
     if profile.names == "identity":
         granted_subject = _subject_of(identity)
         permitted = {general_name_key(name): name for name in identity.permitted_names}
@@ -149,17 +212,53 @@ def authorise(
         wanted = [*sans, *_unasked(profile, identity)]
         granted = [_identity_san(profile, identity, asked, permitted=permitted, hosts=hosts) for asked in wanted]
     else:
-        granted_subject = _csr_subject(profile, subject)
+        fixed: _Fixed = profile.subject.fixed if renewal and profile.subject is not None else set()
+        granted_subject = _csr_subject(profile, subject, fixed=fixed)
         granted = [_csr_san(profile, asked) for asked in sans]
+    if profile.subject is not None and not renewal:
+        granted_subject = _filled(profile.subject, identity, granted_subject)
     alternative_names = tuple({general_name_key(name): name for name in granted}.values())
     _check_subject(granted_subject)
     if not granted_subject.rdns and not alternative_names:
         raise NameRefused("the certificate would have no name: neither a subject nor an alternative name")
+    _check_required(profile, granted_subject, alternative_names)
     return Grant(
         subject=granted_subject,
-        extensions=_extensions(profile, public_key, alternative_names, critical_san=not granted_subject.rdns),
+        extensions=_extensions(profile, public_key, alternative_names, granted_subject, asked_extensions),
         names=tuple(format_general_name(name) for name in alternative_names),
     )
+
+
+def _filled(template: SubjectTemplate, identity: Identity, granted: x509.Name) -> x509.Name:
+    try:
+        return template.fill(identity.name, granted)
+    except ValueError as error:
+        raise NameRefused(
+            f"the subject cannot be made for {visible(identity.name)}: {error}", rule="subject"
+        ) from error
+
+
+def _check_required(profile: Profile, subject: x509.Name, names: Sequence[x509.GeneralName]) -> None:
+    for name in profile.subject_required:
+        if not subject.get_attributes_for_oid(attribute_type(name)):
+            raise NameRefused(f"the subject has no {name}", rule="subject_required")
+    forms = {_form(name) for name in names}
+    for form in profile.san_required:
+        if form not in forms:
+            raise NameRefused(f"there is no alternative name of the form {form}", rule="san_required")
+
+
+def _extensions(
+    profile: Profile,
+    public_key: PublicKey,
+    names: Sequence[x509.GeneralName],
+    subject: x509.Name,
+    copied: Sequence[x509.Extension[x509.ExtensionType]],
+) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    try:
+        return profile.issuance.extensions(public_key, names, critical_san=not subject.rdns, copied=copied)
+    except ValueError as error:
+        raise KeyRefused(f"{describe_key(public_key)}: {error}", rule="key_usage") from error
 
 
 def _check_subject(subject: x509.Name) -> None:
@@ -202,7 +301,7 @@ def _identity_san(
             return x509.DNSName(dns)
     shown = format_general_name(asked)
     if granted is None:
-        raise NameRefused(f"{shown} is not permitted for {visible(identity.name)}")
+        raise NameRefused(f"{shown} is not permitted for {visible(identity.name)}", rule="names")
     if isinstance(granted.value, str) and control_character(granted.value):
         raise NameRefused(f"{shown} is refused: it has control characters")
     return granted
@@ -252,23 +351,28 @@ def _checked_dns(profile: Profile, asked: x509.DNSName) -> str:
     except ValueError as error:
         raise NameRefused(f"{format_general_name(asked)} is refused: {error}") from error
     if dns.startswith("*.") and not profile.wildcards:
-        raise NameRefused(f"{format_general_name(asked)} is refused: the profile allows no wildcards")
+        raise NameRefused(f"{format_general_name(asked)} is refused: the profile allows no wildcards", rule="wildcards")
     return dns
 
 
 # --- names = "csr"
 
 
-def _csr_subject(profile: Profile, subject: x509.Name) -> x509.Name:
+_Fixed = AbstractSet[tuple[x509.ObjectIdentifier, str]]
+
+
+def _csr_subject(profile: Profile, subject: x509.Name, *, fixed: _Fixed) -> x509.Name:
     return x509.Name(
         [
-            x509.RelativeDistinguishedName([_csr_attribute(profile, attribute) for attribute in rdn])
+            x509.RelativeDistinguishedName([_csr_attribute(profile, attribute, fixed) for attribute in rdn])
             for rdn in subject.rdns
         ]
     )
 
 
-def _csr_attribute(profile: Profile, attribute: x509.NameAttribute[str | bytes]) -> x509.NameAttribute[str]:
+def _csr_attribute(
+    profile: Profile, attribute: x509.NameAttribute[str | bytes], fixed: _Fixed
+) -> x509.NameAttribute[str]:
     kind, value = short_name(attribute.oid), attribute.value
     shown = format_dn(x509.Name([attribute]))
     patterns = [
@@ -277,12 +381,14 @@ def _csr_attribute(profile: Profile, attribute: x509.NameAttribute[str | bytes])
         if attribute_type(name) == attribute.oid
         for pattern in given
     ]
+    if isinstance(value, str) and (attribute.oid, value) in fixed:
+        return text_attribute(attribute.oid, value)
     if not patterns:
-        raise NameRefused(f"{shown} is refused: the profile has no pattern for {kind}")
+        raise NameRefused(f"{shown} is refused: the profile has no pattern for {kind}", rule="subject_patterns")
     if not isinstance(value, str):
         raise NameRefused(f"{shown} is refused: it is not text")
     if not any(glob(pattern, value) for pattern in patterns):
-        raise NameRefused(f"{shown} is refused: it fits no pattern of the profile")
+        raise NameRefused(f"{shown} is refused: it fits no pattern of the profile", rule="subject_patterns")
     try:
         return text_attribute(attribute.oid, value)
     except ValueError as error:
@@ -305,44 +411,13 @@ def _csr_san(profile: Profile, asked: x509.GeneralName) -> x509.GeneralName:
                 uri = normal_uri(asked.value)
                 form, fits, granted = "uri", _fits(uri_fits, uri), x509.UniformResourceIdentifier(uri)
             case _:
-                raise NameRefused(f"{shown} is refused: names of this form are not issued")
+                raise NameRefused(f"{shown} is refused: names of this form are not issued", rule="san_patterns")
     except ValueError as error:
         raise NameRefused(f"{shown} is refused: {error}") from error
     if not any(fits(pattern) for pattern in profile.san_patterns.get(form, ())):
-        raise NameRefused(f"{shown} is refused: it fits no {form} pattern of the profile")
+        raise NameRefused(f"{shown} is refused: it fits no {form} pattern of the profile", rule="san_patterns")
     return granted
 
 
 def _fits(test: Callable[[str, str], bool], name: str) -> Callable[[str], bool]:
     return lambda pattern: test(pattern, name)
-
-
-# --- What is issued
-
-
-def _extensions(
-    profile: Profile, public_key: PublicKey, names: Sequence[x509.GeneralName], *, critical_san: bool
-) -> tuple[x509.Extension[x509.ExtensionType], ...]:
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        # RFC 5280 section 4.2.1.3: RSA key transport, which older clients of TLS still look for
-        key_encipherment=isinstance(public_key, rsa.RSAPublicKey),
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    extensions: list[x509.Extension[x509.ExtensionType]] = [
-        x509.Extension(x509.KeyUsage.oid, critical=True, value=usage)
-    ]
-    if profile.extended_key_usage:
-        purposes = x509.ExtendedKeyUsage(profile.extended_key_usage)
-        extensions.append(x509.Extension(x509.ExtendedKeyUsage.oid, critical=False, value=purposes))
-    if names:
-        # RFC 5280 section 4.2.1.6: critical where the subject is empty
-        san = x509.SubjectAlternativeName(names)
-        extensions.append(x509.Extension(x509.SubjectAlternativeName.oid, critical=critical_san, value=san))
-    return tuple(extensions)

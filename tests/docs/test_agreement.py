@@ -12,6 +12,7 @@ from kipuka_auth_otp.config import OTPSettings
 from kipuka import api
 from kipuka.api import CertificateProblem, HookSpecs
 from kipuka.authentication import CERTIFICATE_REQUIRED
+from kipuka.config.sections import ProfileItem
 from kipuka.store.lockouts import LOCKED_OUT
 
 from .pages import PAGES, ROOT, blocks, name_of
@@ -79,6 +80,7 @@ def test_the_cycle_has_the_steps_of_the_code_in_their_order():
         "reserve",
         "authorise",
         "prove_possession",
+        "make_key",
         "sign",
         "check_certificate",
         "record",
@@ -138,3 +140,20 @@ def test_no_page_speaks_of_what_belongs_to_nobody_but_its_makers():
     """A document is for users: no folder of a maker's machine, no place that only a maker can reach."""
     for page in PAGES:
         assert not re.findall(r"(?<![\w.])/(?:work|root|tmp|home)/", page.read_text(encoding="utf-8")), name_of(page)
+
+
+def test_every_rule_that_a_refusal_names_is_a_key_of_the_profile_and_in_the_reference():
+    """docs/reference/errors.md lists them; whoever reads one can look it up, and change it."""
+    table = (
+        (REFERENCE / "errors.md")
+        .read_text(encoding="utf-8")
+        .partition("## Rules of a profile")[2]
+        .partition("\n## ")[0]
+    )
+    listed = {word for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for word in re.findall(r"`(\w+)`", row)}
+    raised = set()
+    for module in (ROOT / "kipuka").rglob("*.py"):
+        raised |= set(re.findall(r'\brule="(\w+)"', module.read_text(encoding="utf-8")))
+    raised |= {"min_rsa_bits", "max_rsa_bits", "copy_extensions"}  # those that are not written beside the word
+    assert listed == raised
+    assert listed <= set(ProfileItem.model_fields)

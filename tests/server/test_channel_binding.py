@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from kipuka.testing import der
 from kipuka.testing.client import basic, encode_body
 from kipuka.testing.http2 import HTTP2Peer
-from kipuka.testing.pki import Attribute, make_csr
+from kipuka.testing.pki import Attribute, Credential, make_csr
 
 pytestmark = pytest.mark.server
 
@@ -19,9 +21,14 @@ NAMES = {"TLSv1.2": "tls-unique", "TLSv1.3": "tls-exporter"}
 VERSIONS = tuple(NAMES)
 
 
+IDENTITY_LINKING = "1.2.840.113549.1.9.16.2.58"
+LINKED = {"name": "linked", "profile": "linked"}
+PROFILES = [{"name": "default"}, {"name": "linked", "channel_binding": "required"}]
+
+
 @pytest.fixture(scope="module")
-def server(kipuka_server):
-    return kipuka_server
+def server(kipuka_servers):
+    return kipuka_servers({"est": {"label": [LINKED]}, "profile": PROFILES})
 
 
 def text(octets):
@@ -136,6 +143,93 @@ def test_without_extended_master_secret_nothing_links(server):
         answer = client.enroll(csr, token=token.value, connection=connection)
     assert answer.status == 400
     assert "extended master secret" in answer.text
+
+
+def test_a_binding_is_demanded_where_the_profile_says_so(server):
+    """RULES G1; RFC 7030, 3.5: `channel_binding = "required"`; the refusal says that linking is required, and gives the use back."""
+    token = server.make_token("demanded", label="linked")
+    before = server.last_sequence
+    for challenge in (None, "an ordinary password"):
+        refused = server.client().enroll(make_csr(challenge_password=challenge), label="linked", token=token.value)
+        assert refused.status == 400
+        assert "linking of identity and proof of possession is required" in refused.text
+        server.wait_for_audit("certificate_refused", after=before, reason="binding_missing")
+    with server.client().connect() as connection:
+        csr = make_csr(challenge_password=connection.channel_binding)
+        answer = server.client().enroll(csr, label="linked", token=token.value, connection=connection)
+        assert answer.status == 200, answer.text
+
+
+def test_a_binding_is_demanded_at_renewal_too(server):
+    """RULES G1: the demand is the profile's, whatever the operation."""
+    with server.client().connect() as connection:
+        csr = make_csr(challenge_password=connection.channel_binding)
+        token = server.make_token("renewing-linked", label="linked")
+        issued = server.client().enroll(csr, label="linked", token=token.value, connection=connection).certificate
+    device = Credential(key=csr.key, der=issued.public_bytes(Encoding.DER))
+    client = server.client(device)
+    assert client.reenroll(make_csr(device.subject, key=device.key), label="linked").status == 400
+    with client.connect() as connection:
+        csr = make_csr(device.subject, key=device.key, challenge_password=connection.channel_binding)
+        assert client.reenroll(csr, label="linked", connection=connection).status == 200
+
+
+def test_a_demanded_binding_cannot_be_had_without_extended_master_secret(server):
+    """RULES A6, G1: the refusal says what the connection lacks."""
+    client = replace(server.client(tls_version="TLSv1.2"), extended_master_secret=False)
+    token = server.make_token("old", label="linked")
+    before = server.last_sequence
+    for binding in (False, True):
+        with client.connect() as connection:
+            csr = make_csr(challenge_password=connection.channel_binding if binding else None)
+            refused = client.enroll(csr, label="linked", token=token.value, connection=connection)
+        assert refused.status == 400
+        assert "extended master secret" in refused.text
+        server.wait_for_audit("certificate_refused", after=before, reason="binding_unavailable")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_est_identity_linking_links_and_is_verified(server, version):
+    """RULES G1; RFC 7894, 3.3: by the attribute that has no other use."""
+    client = server.client(tls_version=version)
+    token = server.make_token("identity-linked", label="linked")
+    for right in (False, True):
+        with client.connect() as other, client.connect() as connection:
+            binding = (connection if right else other).channel_binding
+            csr = make_csr(attributes=(Attribute(oid=IDENTITY_LINKING, values=(der.printable(binding),)),))
+            answer = client.enroll(csr, label="linked", token=token.value, connection=connection)
+        assert answer.status == (200 if right else 400), answer.text
+
+
+@pytest.mark.parametrize(
+    ("oid", "reason", "words"),
+    [
+        ("1.2.840.113549.1.9.16.2.56", "otp_challenge", "Authorization field"),
+        ("1.2.840.113549.1.9.16.2.57", "revocation_challenge", "no certificate is revoked by a password"),
+    ],
+)
+def test_the_other_challenges_are_refused_not_ignored(server, oid, reason, words):
+    """RFC 7894, section 4: each challenge that is there must be processed with success; these two nothing here can process."""
+    token = server.make_token()
+    before = server.last_sequence
+    csr = make_csr(attributes=(Attribute(oid=oid, values=(der.utf8("what nobody checks"),)),))
+    refused = server.client().enroll(csr, token=token.value)
+    assert refused.status == 400
+    assert words in refused.text
+    server.wait_for_audit("certificate_refused", after=before, reason=reason)
+    assert "what nobody checks" not in json.dumps(server.audit())
+    assert server.client().enroll(make_csr(), token=token.value).status == 200
+
+
+def test_the_connection_is_closed_after_a_binding_of_another_one(server):
+    """RULES G2; RFC 9266, 4.1: a connection is good for one comparison, however it ends; tls-unique has no such rule."""
+    for version in VERSIONS:
+        client = server.client(tls_version=version)
+        with client.connect() as other, client.connect() as connection:
+            csr = make_csr(challenge_password=other.channel_binding)
+            answer = client.enroll(csr, token=server.make_token().value, connection=connection)
+            assert answer.status == 400
+            assert connection.is_closed(timeout=0.3) is (version == "TLSv1.3")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -540,11 +540,61 @@ def test_a_remote_ca_is_not_asked(deployment):
         ({"names": "csr", "subject_patterns": {"CN": ["*"]}}, ".subject_patterns.CN"),
         ({"names": "csr", "san_patterns": {"ip": ["0.0.0.0/0"]}}, ".san_patterns.ip"),
         ({"unique_keys": False}, ".unique_keys"),
+        ({"allow_expired_for": 1}, ".allow_expired_for"),
         ({"extended_key_usage": []}, ".extended_key_usage"),
+        (
+            {"names": "csr", "san_patterns": {"dns": ["*.a.example"]}, "extended_key_usage": ["serverAuth"]},
+            ".extended_key_usage",
+        ),
+        ({"key_usage": ["contentCommitment"]}, ".key_usage"),
+        ({"copy_extensions": ["1.2.3.4"]}, ".copy_extensions"),
+        ({"crl_distribution_points": ["https://pki.example/ca.crl"]}, ".crl_distribution_points"),
+        ({"max_validity_days": 30}, None),
     ],
 )
 def test_permissive_profiles_are_warned_about(check, profile, key):
-    assert check({"profile": [{"name": "default", **profile}]}).keys() == {("warning", f"profile[default]{key}")}
+    expected = set() if key is None else {("warning", f"profile[default]{key}")}
+    assert check({"profile": [{"name": "default", **profile}]}).keys() == expected
+
+
+def test_a_profile_that_names_one_cas_crl_and_is_anothers_too_is_a_warning(check, deployment):
+    ca = deployment.settings["ca"][0]
+    changes = {
+        "ca": [ca, {**ca, "id": "other"}],
+        "est": {"default_ca": ca["id"], "label": [{"name": "other", "ca": "other"}]},
+        "profile": [{"name": "default", "crl_distribution_points": ["http://pki.example/ca.crl"]}],
+    }
+    found = check(changes)
+    assert found.keys() == {("warning", "profile[default]")}
+    assert f"{ca['id']} and other issue by it" in found["warning", "profile[default]"]
+
+
+def test_the_longest_validity_of_a_profile_bounds_that_of_the_ca(check, deployment):
+    ca = {**deployment.settings["ca"][0], "validity_days": 1000}
+    key = ("warning", f"ca[{ca['id']}].validity_days")
+    assert check({"ca": [ca]}).keys() == {key}
+    assert check({"profile": [{"name": "default", "max_validity_days": 30}]}).keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "key"),
+    [
+        ({"operations": ["simpleenroll"]}, {}, "operations"),
+        ({"foreign_clients": ["CN=*,O=*"]}, {}, "foreign_clients"),
+        ({"require": [["mtls", "otp"]]}, {"mode": "none"}, "require"),
+    ],
+)
+def test_a_path_that_is_odd_in_what_it_takes_is_a_warning(check, lines, more, key):
+    """Also where a label takes it from the path without one."""
+    client_auth = {"tls": {"client_auth": more}}
+    found = check({"est": {**lines, "label": [{"name": "x"}]}, **client_auth})
+    assert {("warning", f"est.{key}"), ("warning", f"est.label[x].{key}")} <= found.keys()
+    assert ("warning", f"est.{key}") not in check({"est": {key: None}, **client_auth})
+
+
+def test_a_path_whose_methods_are_all_disabled_is_a_warning(check):
+    changes = {"est": {"require": [["otp"]]}, "plugins": {"disabled": ["otp"]}}
+    assert ("warning", "est.auth") in check(changes)
 
 
 def test_a_profile_that_no_label_uses_is_a_warning(check):

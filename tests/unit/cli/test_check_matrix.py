@@ -470,6 +470,13 @@ MATRIX = [
         id="shared keys",
     ),
     warning(
+        "profile[default].allow_expired_for",
+        "has expired still renews",
+        "write 0",
+        changes=profile(allow_expired_for=60),
+        id="expired certificates",
+    ),
+    warning(
         "profile[default].extended_key_usage",
         "good for anything",
         "clientAuth",

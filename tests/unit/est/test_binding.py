@@ -121,6 +121,15 @@ def test_where_linking_is_required_its_absence_is_refused_with_a_text_that_says_
     assert refused.value.reason == "binding_missing"
 
 
+def test_where_linking_is_required_and_the_connection_has_no_binding_the_refusal_says_so():
+    """RULES A6, G1: to put a binding into the request would not help."""
+    with pytest.raises(
+        ProofOfPossessionFailed, match="required, but this connection has no channel binding"
+    ) as refused:
+        check_binding(None, UNLINKABLE, required=True)
+    assert refused.value.reason == "binding_unavailable"
+
+
 @pytest.mark.parametrize("linking", ["secret", "", b64(b"\xaa" * 32), b"\xff"])
 def test_est_identity_linking_is_always_verified(linking: str | bytes):
     """RFC 7894, section 3.3: this attribute has no other use."""

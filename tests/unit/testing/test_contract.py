@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -55,6 +56,7 @@ class Pass(Section):
     """The section of the authenticator below."""
 
     word: str = "swordfish-and-chips"
+    """The one word."""
 
 
 class PassAuthenticator:
@@ -98,7 +100,12 @@ PROMISES = [name for name in dir(AuthenticatorContract) if name.startswith("test
 
 @pytest.mark.parametrize("promise", PROMISES)
 def test_an_authenticator_that_keeps_the_contract_passes_it(promise, tmp_path):
-    getattr(contract(PassAuthenticator), promise)(tmp_path)
+    hold(contract(PassAuthenticator), promise, tmp_path)
+
+
+def hold(kept, promise, tmp_path):
+    test = getattr(kept, promise)
+    test(tmp_path) if inspect.signature(test).parameters else test()
 
 
 class Lax(Pass):

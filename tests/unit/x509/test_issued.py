@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -74,6 +75,31 @@ def test_anything_else_is_a_mismatch(certificate, said):
     problem = mismatch(ORDER, certificate, ROOT.certificate)
     assert problem is not None
     assert said in problem
+
+
+def test_an_extension_is_as_critical_as_it_was_ordered():
+    """RULES F6. One that became critical keeps verifiers away, one that is no longer lets them pass."""
+    usage, san = ORDER.extensions
+    for critical in (True, False):
+        ordered = replace(ORDER, extensions=(x509.Extension(usage.oid, critical, usage.value), san))
+        problem = mismatch(ordered, returned(), ROOT.certificate)
+        assert problem == ("its extension 2.5.29.37 is not critical, unlike the ordered one" if critical else None)
+
+
+@pytest.mark.parametrize("oid", ["1.3.6.1.5.5.7.1.14", "2.16.840.1.113730.1.1", "1.3.6.1.4.1.311.25.2"])
+def test_an_extension_that_says_more_of_the_holder_is_a_mismatch(oid):
+    """RULES F6: nothing that widens what was ordered, whatever it is called; what says where the CRL is, does not."""
+    kind = x509.ObjectIdentifier(oid)
+    extra = x509.Extension(kind, False, x509.UnrecognizedExtension(kind, b"\x05\x00"))
+    problem = mismatch(ORDER, returned(extensions=(extra,)), ROOT.certificate)
+    assert problem == f"it has an extension {oid} that was not ordered"
+    points = x509.CRLDistributionPoints(
+        [x509.DistributionPoint([x509.UniformResourceIdentifier("http://pki.example/ca.crl")], None, None, None)]
+    )
+    harmless = x509.Extension(points.oid, False, points)
+    assert mismatch(ORDER, returned(extensions=(harmless,)), ROOT.certificate) is None
+    ordered = replace(ORDER, extensions=(*ORDER.extensions, extra))
+    assert mismatch(ordered, returned(extensions=(extra,)), ROOT.certificate) is None
 
 
 def test_a_certificate_outside_the_issuers_name_constraints_is_a_mismatch():

@@ -25,12 +25,9 @@ import asyncio
 import base64
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
-
-import pytest
-from pydantic import BaseModel, ValidationError
 
 from kipuka.api import (
     Authenticated,
@@ -45,8 +42,9 @@ from kipuka.api import (
     Denied,
     NotPresented,
     SpendsOnIssue,
-    Storage,
 )
+from kipuka.testing.contract.kind import PARALLEL, TURNS, KindContract, cancel_after
+from kipuka.testing.contract.loop import what_blocks
 from kipuka.testing.harness import OpenedAuthenticator, credentials, open_authenticator
 
 __all__ = ["GARBAGE", "AuthenticatorContract"]
@@ -85,20 +83,14 @@ GARBAGE: tuple[str, ...] = (
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110, 5.5, without obs-text
 _AUTH_SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: .+)?")  # RFC 9110, 11.2
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
-PARALLEL = 20
 
 
-class AuthenticatorContract:
+class AuthenticatorContract(KindContract[AuthenticatorKind[Any], OpenedAuthenticator]):
     """Derive, name the class `Test...`, and say what a good and a wrong credential of the method look like."""
 
     kind: ClassVar[AuthenticatorKind[Any]]
-    storages: ClassVar[Sequence[Storage]] = ()
     scheme: ClassVar[str | None] = None  # of the Authorization field, in lower case; None: the method does not use it
     presented_once: ClassVar[bool] = False  # the method refuses a proof that it has seen before (a replay cache)
-
-    def section(self, directory: Path) -> Mapping[str, object]:
-        """The keys of the method's section. Files that it names may be made in `directory`."""
-        return {}
 
     async def good(self, opened: OpenedAuthenticator) -> Credentials:
         """A credential that is good, for once at least; each call a new one."""
@@ -124,25 +116,21 @@ class AuthenticatorContract:
             return ()
         return [credentials(authorization=Authorization(scheme=self.scheme, parameters=text)) for text in GARBAGE]
 
-    def run(self, directory: Path, test: Callable[[OpenedAuthenticator], Awaitable[T]]) -> T:
-        """Run `test` with an open authenticator; with the same directory again, as after a restart."""
+    def open(self, directory: Path) -> Any:
+        """The authenticator, opened over a store in `directory`."""
+        return open_authenticator(self.kind, self.section(directory), directory=directory, storages=self.storages)
 
-        async def main() -> T:
-            opening = open_authenticator(
-                self.kind, self.section(directory), directory=directory, storages=self.storages
-            )
-            async with opening as opened:
-                return await test(opened)
+    def subject(self, opened: OpenedAuthenticator) -> object:
+        """The authenticator itself."""
+        return opened.authenticator
 
-        return asyncio.run(main())
+    async def working(self, opened: OpenedAuthenticator, directory: Path) -> object:
+        """A good credential is recognised."""
+        outcome = await opened.authenticator.authenticate(await self.good(opened))
+        assert isinstance(outcome, Authenticated), outcome
+        return outcome
 
-    # -- what the kind says of itself ------------------------------------------------------------------------------
-
-    def test_the_section_is_a_model_that_refuses_unknown_keys(self, tmp_path: Path) -> None:
-        """RULES K1: a key that nobody reads is a mistake, and is told."""
-        assert issubclass(self.kind.config, BaseModel)
-        with pytest.raises(ValidationError):
-            self.kind.config.model_validate({**self.section(tmp_path), "no_such_key": 1}, context={"base": tmp_path})
+    # -- what it says of itself ------------------------------------------------------------------------------------
 
     def test_the_challenge_is_a_legal_header_value_or_none(self, tmp_path: Path) -> None:
         """RFC 9110, 11.6.1: one challenge, without line breaks or characters that no header may have."""
@@ -257,19 +245,30 @@ class AuthenticatorContract:
 
         async def test(opened: OpenedAuthenticator) -> None:
             presented = await self.good(opened)
-            for pauses in range(8):
-                task = asyncio.ensure_future(opened.authenticator.authenticate(presented))
-                for _ in range(pauses):
-                    await asyncio.sleep(0)
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            for turns in range(TURNS):
+                await cancel_after(turns, opened.authenticator.authenticate(presented))
                 if self.presented_once:
                     presented = await self.good(opened)
             outcome = await opened.authenticator.authenticate(presented)
             assert isinstance(outcome, Authenticated), outcome
             if outcome.claim is not None:
                 assert await opened.reserve(outcome.claim.ref) is None
+
+        self.run(tmp_path, test)
+
+    def test_the_event_loop_is_not_held_up(self, tmp_path: Path) -> None:
+        """Others are served in the same loop: what waits or computes for long runs in `Services.run_blocking`."""
+
+        async def test(opened: OpenedAuthenticator) -> None:
+            good = [await self.good(opened) for _ in range(3)]
+            for each in (good, [self.wrong()[0]] * 3, [credentials()] * 3):
+                ahead = iter(each)
+
+                async def one(ahead: Iterator[Credentials] = ahead) -> AuthOutcome:
+                    return await opened.authenticator.authenticate(next(ahead))
+
+                _, signs = await what_blocks(one)
+                assert not signs, signs
 
         self.run(tmp_path, test)
 
@@ -283,7 +282,9 @@ class AuthenticatorContract:
                 if isinstance(outcome, Authenticated) and outcome.claim is not None:
                     await opened.reserve(outcome.claim.ref)
                     await opened.redeem(outcome.claim.ref)
-            traces = opened.traces()
+            traces = opened.traces() + repr(opened.authenticator)
+            for secret in self.all_secrets(tmp_path):
+                assert secret not in traces
             for presented in every:
                 for secret in self.secrets_of(presented):
                     assert secret not in traces
