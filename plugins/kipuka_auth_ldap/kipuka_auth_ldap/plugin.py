@@ -12,6 +12,8 @@ from kipuka_auth_ldap.findings import check_settings
 
 __all__ = ["kipuka_authenticators"]
 
+KIPUKA_API = "1.0"
+
 
 @hookimpl
 def kipuka_authenticators() -> list[AuthenticatorKind[LDAPSettings]]:
