@@ -216,7 +216,9 @@ class RequestRejected(AuditEvent):
 
 
 class AuthenticationSucceeded(AuditEvent):
-    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews."""
+    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews.
+    `also` has the other proofs, as `method:name`, where several are required together.
+    """
 
     name: ClassVar[str] = "authentication_succeeded"
     outcome: ClassVar[Outcome] = "success"
@@ -224,6 +226,7 @@ class AuthenticationSucceeded(AuditEvent):
     subject_name: str
     operation: str
     label: str | None
+    also: tuple[str, ...]
     expired_at: str | None
 
 
@@ -312,6 +315,8 @@ class CertificateIssued(AuditEvent):
     """A certificate was recorded; only after this is durable does the client receive it.
 
     `on_behalf_of` is as in `certificate_requested`. `renamed_from` are the names of the renewed certificate, where this one has others.
+    Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
+    the way in which it was encrypted besides.
     """
 
     name: ClassVar[str] = "certificate_issued"
@@ -331,6 +336,8 @@ class CertificateIssued(AuditEvent):
     channel_binding: str | None
     on_behalf_of: str | None
     renamed_from: str | None
+    generated_key: str | None = None
+    key_protection: str | None = None
 
 
 class CertificateReplayed(AuditEvent):

@@ -52,17 +52,21 @@ class SinkItem:
 class Label:
     """One EST label, or the path without one (`name` None: RULES K5), with every default filled in.
 
-    `auth` are the methods that are on here, in the order of `[auth] order`. `client_anchors` None means those of
-    `[tls.client_auth]`.
+    `auth` are the methods that are on here, in the order of `[auth] order`; where `require` has sets, those in a set that can be met.
+    `operations` None means all. `client_anchors` None means those of `[tls.client_auth]`.
     """
 
     name: str | None
     ca: str
     profile: Profile
     auth: tuple[str, ...]
+    require: tuple[tuple[str, ...], ...] = ()
+    operations: frozenset[str] | None = None
+    foreign_clients: tuple[CertificatePattern, ...] = ()
     client_anchors: Path | None = None
     replay_window: timedelta = timedelta(0)
     registration_authorities: tuple[CertificatePattern, ...] = ()
+    serverkeygen: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

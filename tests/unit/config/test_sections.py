@@ -359,8 +359,6 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
     [
         ('[server]\npublic_listen = "a:1"', "server.public_listen"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
-        ("[est]\nserverkeygen = true", "est.serverkeygen"),
-        ('[[est.label]]\nname = "a"\nrequire = ["mtls"]', "est.label[a].require"),
     ],
 )
 def test_what_a_later_version_brings_is_refused_and_never_ignored(tmp_path, text, key):
