@@ -336,8 +336,8 @@ class CertificateIssued(AuditEvent):
     channel_binding: str | None
     on_behalf_of: str | None
     renamed_from: str | None
-    generated_key: str | None = None
-    key_protection: str | None = None
+    generated_key: str | None
+    key_protection: str | None
 
 
 class CertificateReplayed(AuditEvent):

@@ -171,6 +171,8 @@ async def _record(
         channel_binding=None,
         on_behalf_of=None,
         renamed_from=None,
+        generated_key=None,
+        key_protection=None,
     )
 
     def unit(tx: Tx) -> None:
