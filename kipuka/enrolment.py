@@ -138,9 +138,9 @@ class LabelService:
     validity: timedelta
     authentication: Recognises
     replay_window: timedelta = timedelta(0)  # how long a lost answer can be asked for again (RULES D4)
-    registration_authorities: tuple[CertificatePattern, ...] = ()  # who may ask for others (RULES F4)
     operations: frozenset[Operation] = frozenset(Operation)  # those that are on
     serverkeygen: bool = True  # whether private keys are made here (RULES J1)
+    registration_authorities: tuple[CertificatePattern, ...] = ()  # who may ask for others (RULES F4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -775,10 +775,10 @@ class Enrolment:
             not_before=timestamp(recorded.not_before),
             not_after=timestamp(recorded.not_after),
             channel_binding=attempt.binding,
-            on_behalf_of=attempt.on_behalf_of,
-            renamed_from=attempt.renamed_from,
             generated_key=None if made is None else made.title,
             key_protection=None if made is None else made.part.protection,
+            on_behalf_of=attempt.on_behalf_of,
+            renamed_from=attempt.renamed_from,
         )
         unit = partial(
             _record,

@@ -446,11 +446,11 @@ async def open_runtime(
                 validity=label.profile.validity_under(settings.ca(label.ca).validity),
                 authentication=doors[name],
                 replay_window=label.replay_window,
-                registration_authorities=label.registration_authorities,
                 operations=frozenset(
                     operation for operation in Operation if label.operations is None or operation in label.operations
                 ),
                 serverkeygen=label.serverkeygen,
+                registration_authorities=label.registration_authorities,
             )
             for name, label in settings.labels.items()
         }
@@ -617,15 +617,6 @@ def _label_authentication(
     )
 
 
-def _revokes_replaced(settings: Settings) -> Mapping[str, timedelta]:
-    """The profiles whose replaced certificates are revoked, with how long each lets an expired one renew."""
-    return {
-        name: profile.allow_expired_for
-        for name, profile in settings.profiles.items()
-        if profile.revoke_replaced_after is not None
-    }
-
-
 async def _issuer_of(backend: CABackend, patience: timedelta) -> x509.Certificate:
     """The certificate that a CA issues with. Raises BackendError."""
     try:
@@ -637,6 +628,15 @@ async def _issuer_of(backend: CABackend, patience: timedelta) -> x509.Certificat
         raise BackendUnavailable("the certification authority did not answer", reason="ca_timeout") from error
     except Exception as error:
         raise BackendFault("the certification authority failed", reason="ca_failed") from error
+
+
+def _revokes_replaced(settings: Settings) -> Mapping[str, timedelta]:
+    """The profiles whose replaced certificates are revoked, with how long each lets an expired one renew."""
+    return {
+        name: profile.allow_expired_for
+        for name, profile in settings.profiles.items()
+        if profile.revoke_replaced_after is not None
+    }
 
 
 def _administrators(

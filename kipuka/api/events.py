@@ -314,9 +314,9 @@ class CertificateRequested(AuditEvent):
 class CertificateIssued(AuditEvent):
     """A certificate was recorded; only after this is durable does the client receive it.
 
-    `on_behalf_of` is as in `certificate_requested`. `renamed_from` are the names of the renewed certificate, where this one has others.
     Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
-    the way in which it was encrypted besides.
+    the way in which it was encrypted besides. `on_behalf_of` is as in `certificate_requested`. `renamed_from` are the
+    names of the renewed certificate, where this one has others.
     """
 
     name: ClassVar[str] = "certificate_issued"
@@ -334,10 +334,10 @@ class CertificateIssued(AuditEvent):
     not_before: str
     not_after: str
     channel_binding: str | None
-    on_behalf_of: str | None
-    renamed_from: str | None
     generated_key: str | None
     key_protection: str | None
+    on_behalf_of: str | None
+    renamed_from: str | None
 
 
 class CertificateReplayed(AuditEvent):

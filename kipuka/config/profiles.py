@@ -272,6 +272,17 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
     return tuple(usages)
 
 
+def _generated_key(item: ProfileItem, policy: KeyPolicy, mistakes: list[Mistake]) -> KeyKind | None:
+    if item.serverkeygen_key is None:
+        return None
+    kind = KeyKind.parse(item.serverkeygen_key)
+    if kind.allowed_by(policy):
+        return kind
+    remedy = "write a kind that key_types, min_rsa_bits and max_rsa_bits allow, or take it out"
+    mistakes.append(Mistake(path=("serverkeygen_key",), problem="this profile accepts no such key", remedy=remedy))
+    return None
+
+
 def _no_authority(item: ProfileItem) -> tuple[str, str] | None:
     """Why certificates of a registration authority cannot come of this profile (RULES F4): the problem and the remedy."""
     if item.names != "identity":
@@ -281,17 +292,6 @@ def _no_authority(item: ProfileItem) -> tuple[str, str] | None:
         )
     if not {"clientAuth", ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string} & {*item.extended_key_usage}:
         return "without clientAuth nobody can authenticate with such a certificate", "add clientAuth"
-    return None
-
-
-def _generated_key(item: ProfileItem, policy: KeyPolicy, mistakes: list[Mistake]) -> KeyKind | None:
-    if item.serverkeygen_key is None:
-        return None
-    kind = KeyKind.parse(item.serverkeygen_key)
-    if kind.allowed_by(policy):
-        return kind
-    remedy = "write a kind that key_types, min_rsa_bits and max_rsa_bits allow, or take it out"
-    mistakes.append(Mistake(path=("serverkeygen_key",), problem="this profile accepts no such key", remedy=remedy))
     return None
 
 

@@ -105,8 +105,11 @@ _WITHIN_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
 
 def _to_network(value: object) -> object:
     """An address is a network of one. Raises ValueError with one sentence."""
-    if not isinstance(value, str):
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
         return value
+    if not isinstance(value, str):  # a number, or true, would be an address to Python
+        msg = "a string is needed, as in 10.0.0.7 or 10.0.0.0/24"
+        raise ValueError(msg)  # noqa: TRY004 - the form of pydantic
     if "%" in value:
         msg = "peers are compared without the zone of their address: leave it out"
         raise ValueError(msg)
@@ -357,11 +360,10 @@ class LabelItem(Section):
     replay_window: ReplayWindow | None = None
     """The same as `replay_window` of `[est]`, for this label. Default: that one."""
 
-    registration_authorities: tuple[AuthorityPattern, ...] = ()
-    """The same as `registration_authorities` of `[est]`, for this label. Default: none, whatever `[est]` has."""
-
     serverkeygen: bool | None = None
     """The same as `serverkeygen` of `[est]`, for this label. Default: that one."""
+    registration_authorities: tuple[AuthorityPattern, ...] = ()
+    """The same as `registration_authorities` of `[est]`, for this label. Default: none, whatever `[est]` has."""
 
 
 class ESTSection(Section):
@@ -405,13 +407,12 @@ class ESTSection(Section):
     """How long, in seconds, a lost answer can be asked for again: the same token or client certificate with the same request gets the
     certificate that was issued for it, and no use is spent. `0`: never. Up to 30 days; 600 is enough for bad links."""
 
+    serverkeygen: bool = True
+    """Whether the server makes a private key for clients that ask for one (RFC 7030, 4.4). Where not, `serverkeygen` is answered 404."""
     registration_authorities: tuple[AuthorityPattern, ...] = ()
     """Whose client certificates may ask for certificates in others' names, at the path without a label: patterns of a whole subject, such as `CN=*,OU=RA,O=Example`, or of an
     alternative name (`dns:*.ra.example.com`, `email:`, `uri:`), or `sha256:` and a certificate's fingerprint. Such a certificate must also have the
     extended key usage `cmcRA`, be issued by the label's CA and stand in this server's record (RFC 7030, 3.7)."""
-
-    serverkeygen: bool = True
-    """Whether the server makes a private key for clients that ask for one (RFC 7030, 4.4). Where not, `serverkeygen` is answered 404."""
 
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""

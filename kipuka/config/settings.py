@@ -65,8 +65,8 @@ class Label:
     foreign_clients: tuple[CertificatePattern, ...] = ()
     client_anchors: Path | None = None
     replay_window: timedelta = timedelta(0)
-    registration_authorities: tuple[CertificatePattern, ...] = ()
     serverkeygen: bool = True
+    registration_authorities: tuple[CertificatePattern, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

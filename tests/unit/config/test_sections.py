@@ -118,6 +118,13 @@ def test_what_is_no_address_or_network_of_a_load_balancer_is_refused(tmp_path, t
     assert words in found["server.proxy_protocol_from[0]"].problem
 
 
+@pytest.mark.parametrize("value", ["false", "true", "7", "[]"])
+def test_a_network_is_written_as_a_string(tmp_path, value):
+    """0 and false are addresses to Python's library."""
+    found = problems(tmp_path, f"[server]\nproxy_protocol_from = [{value}]\n" + GOOD)
+    assert "a string is needed" in found["server.proxy_protocol_from[0]"].problem
+
+
 @pytest.mark.parametrize("delay", ["-1", '"10"'])
 def test_the_delay_of_a_stop_is_not_negative(tmp_path, delay):
     assert "server.drain_delay" in problems(tmp_path, f"[server]\ndrain_delay = {delay}\n" + GOOD)
