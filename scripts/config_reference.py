@@ -35,6 +35,7 @@ HOST = (
     ("[est]", sections.ESTSection),
     ("[[est.label]]", sections.LabelItem),
     ("[[profile]]", sections.ProfileItem),
+    ("[[profile.certificate_policies]]", sections.PolicyItem),
     ("[auth]", sections.AuthSection),
     ("gssapi", None),
     ("otp", None),
