@@ -35,6 +35,8 @@ from kipuka.api import (
 
 __all__ = ["CERTIFICATE_METHOD", "ClientAuth", "ClientCertificateAuthenticator", "Mode"]
 
+KIPUKA_API = "1.0"
+
 CERTIFICATE_METHOD = "mtls"
 """This method's name, which some of the host's rules are about."""
 

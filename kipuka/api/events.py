@@ -309,7 +309,11 @@ class CertificateRequested(AuditEvent):
 
 
 class CertificateIssued(AuditEvent):
-    """A certificate was recorded; only after this is durable does the client receive it."""
+    """A certificate was recorded; only after this is durable does the client receive it.
+
+    Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
+    the way in which it was encrypted besides.
+    """
 
     name: ClassVar[str] = "certificate_issued"
     outcome: ClassVar[Outcome] = "success"
@@ -326,6 +330,8 @@ class CertificateIssued(AuditEvent):
     not_before: str
     not_after: str
     channel_binding: str | None
+    generated_key: str | None = None
+    key_protection: str | None = None
 
 
 class CertificateReplayed(AuditEvent):

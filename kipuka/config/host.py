@@ -272,7 +272,7 @@ class _Reading:
             self._say(("admin",), "the admin API is on, but nobody could sign in", remedy)
 
 
-_OF_A_PATH = ("auth", "require", "operations", "foreign_clients")
+_OF_A_PATH = ("auth", "require", "operations", "foreign_clients", "serverkeygen")
 """Keys of `[est]` that a label may have too."""
 
 _SEGMENT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-")

@@ -132,7 +132,7 @@ ProxyNetwork = Annotated[
 PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
 ReplayWindow = Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=30))]
 
-Operations = tuple[Literal["cacerts", "csrattrs", "simpleenroll", "simplereenroll"], ...]
+Operations = tuple[Literal["cacerts", "csrattrs", "simpleenroll", "simplereenroll", "serverkeygen"], ...]
 
 
 def _check_certificate_pattern(value: str) -> str:
@@ -344,6 +344,9 @@ class LabelItem(Section):
     replay_window: ReplayWindow | None = None
     """The same as `replay_window` of `[est]`, for this label. Default: that one."""
 
+    serverkeygen: bool | None = None
+    """The same as `serverkeygen` of `[est]`, for this label. Default: that one."""
+
 
 class ESTSection(Section):
     """The EST service (RFC 7030)."""
@@ -367,8 +370,8 @@ class ESTSection(Section):
     certificate only. For the path without a label, and for labels that do not say."""
 
     operations: Operations | None = Field(default=None, min_length=1)
-    """The EST operations that are on: `cacerts`, `csrattrs`, `simpleenroll`, `simplereenroll`. Others are answered 404. Default: all. For the path
-    without a label, and for labels that do not say."""
+    """The EST operations that are on: `cacerts`, `csrattrs`, `simpleenroll`, `simplereenroll`, `serverkeygen`. Others are answered 404.
+    Default: all. For the path without a label, and for labels that do not say."""
 
     foreign_clients: tuple[CertificatePatternText, ...] = ()
     """Which client certificates of other CAs than the label's own are accepted: patterns of a whole subject, such as
@@ -385,6 +388,9 @@ class ESTSection(Section):
     replay_window: ReplayWindow = timedelta(0)
     """How long, in seconds, a lost answer can be asked for again: the same token or client certificate with the same request gets the
     certificate that was issued for it, and no use is spent. `0`: never. Up to 30 days; 600 is enough for bad links."""
+
+    serverkeygen: bool = True
+    """Whether the server makes a private key for clients that ask for one (RFC 7030, 4.4). Where not, `serverkeygen` is answered 404."""
 
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""
@@ -445,6 +451,11 @@ class ProfileItem(Section):
     csr_signature_hashes: tuple[SignatureHash, ...] | None = Field(default=None, min_length=1)
     """The hashes that a request may be signed with: `sha256`, `sha384`, `sha512`, `sha3-256`, `sha3-384`, `sha3-512`. Signatures that have a hash of
     their own, as of Ed25519, are always accepted. Default: all of these. What certificates are signed with is the CA's affair."""
+    serverkeygen_key: Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384", "p521", "ed25519", "ed448"] | None = (
+        None
+    )
+    """The kind of private key that `serverkeygen` makes where the key in the request is not of a kind that this profile accepts.
+    Default: the first of `p256`, `p384`, `p521`, `ed25519`, `rsa` that it accepts."""
 
     validity_days: float | None = Field(default=None, ge=0.001, le=36500)
     """How long certificates are valid, in days. Default: `validity_days` of the CA. A CA never goes beyond the end of its own certificate."""

@@ -65,6 +65,7 @@ class Label:
     foreign_clients: tuple[CertificatePattern, ...] = ()
     client_anchors: Path | None = None
     replay_window: timedelta = timedelta(0)
+    serverkeygen: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

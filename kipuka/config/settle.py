@@ -438,10 +438,12 @@ def _with_defaults(label: Label, est: ESTSection, item: LabelItem | None) -> Lab
     """The label with what it does not say itself: those of `[est]`."""
     window = est.replay_window if item is None or item.replay_window is None else item.replay_window
     operations = est.operations if item is None or item.operations is None else item.operations
+    makes_keys = est.serverkeygen if item is None or item.serverkeygen is None else item.serverkeygen
     foreign = est.foreign_clients if item is None or item.foreign_clients is None else item.foreign_clients
     return replace(
         label,
         replay_window=window,
+        serverkeygen=makes_keys,
         operations=None if operations is None else frozenset[str](operations),
         foreign_clients=tuple(parse_certificate_pattern(text) for text in foreign),
     )

@@ -16,7 +16,7 @@ from OpenSSL import crypto
 from kipuka.api import Order
 from kipuka.x509.names import same_name
 
-__all__ = ["is_issued_by", "mismatch"]
+__all__ = ["is_issued_by", "mismatch", "ordered_extensions"]
 
 _WIDENING = (
     x509.SubjectAlternativeName.oid,
@@ -59,6 +59,27 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     except (InvalidSignature, ValueError, TypeError):
         return False
     return True
+
+
+_NOT_ORDERED = frozenset(
+    {
+        x509.SubjectKeyIdentifier.oid,
+        x509.AuthorityKeyIdentifier.oid,
+        x509.BasicConstraints.oid,
+        x509.CRLDistributionPoints.oid,
+        x509.FreshestCRL.oid,
+        x509.AuthorityInformationAccess.oid,
+        x509.PrecertificateSignedCertificateTimestamps.oid,
+    }
+)
+"""What a CA adds of its own to what it was ordered, or may."""
+
+
+def ordered_extensions(certificate: x509.Certificate) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    """The extensions that this certificate, which was taken for what was ordered, was ordered with; but for the addresses of CRL,
+    OCSP responder and issuer, which its CA may have put there.
+    """
+    return tuple(extension for extension in certificate.extensions if extension.oid not in _NOT_ORDERED)
 
 
 def _number_or_time_mismatch(order: Order, certificate: x509.Certificate) -> str | None:
