@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.linting import Linting
-
 pytest_plugins = ["kipuka.testing.fixtures"]
 
 _WHOLE_SERVER = {"crash", "server", "interop", "hostile"}
@@ -54,12 +52,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(_PATIENCE))
-
-
-@pytest.fixture(scope="session")
-def kipuka_examine():
-    """A linter that others wrote looks at every certificate that a server of the suite has issued. Each shape once a process."""
-    return Linting().examine
 
 
 STRANGER = Path(__file__).parent / "stranger"
