@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from kipuka.testing.server import Deployment
 from tests.linting import Linting
 
 
 @pytest.fixture(scope="session")
-def kipuka_examine():
+def kipuka_examine() -> Callable[[Deployment], list[str]]:
     """A linter that others wrote looks at every certificate that a server of the suites has issued. Each shape once a process."""
     return Linting().examine

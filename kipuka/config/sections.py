@@ -402,7 +402,8 @@ SignatureHash = Literal["sha256", "sha384", "sha512", "sha3-256", "sha3-384", "s
 
 class PolicyItem(Section):
     """A policy under which certificates of the profile are issued (RFC 5280, 4.2.1.4). Several stand in one line too:
-    `certificate_policies = [{ oid = "1.3.6.1.4.1.99999.1", cps = "http://pki.example.com/cps" }, { oid = "1.3.6.1.4.1.99999.2" }]`."""
+    `certificate_policies = [{ oid = "1.3.6.1.4.1.99999.1", cps = "http://pki.example.com/cps" }, { oid = "1.3.6.1.4.1.99999.2" }]`.
+    """
 
     oid: str
     """The policy's object identifier, dotted."""
