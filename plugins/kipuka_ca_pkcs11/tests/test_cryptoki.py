@@ -134,6 +134,15 @@ def test_a_restart_waits_for_calls_under_way_and_gives_up_on_one_that_does_not_c
         cryptoki.give_back(module)
 
 
+def test_a_library_that_somebody_has_borrowed_meanwhile_is_not_stopped(hsm):
+    module = cryptoki.borrow(MODULE)
+    module.restart(module.generation, patience=1)
+    module.stop_unless_used(patience=1)
+    assert module.is_up
+    cryptoki.give_back(module)
+    assert not module.is_up
+
+
 class Session:
     def __init__(self) -> None:
         self.closed = 0
