@@ -37,6 +37,7 @@ PROJECT = "kipuka"
 
 _BUNDLED = {
     "gssapi": "kipuka-auth-gssapi",
+    "ldap": "kipuka-auth-ldap",
     "local": "kipuka-ca-local",
     "otp": "kipuka-auth-otp",
     "pkcs11": "kipuka-ca-pkcs11",

@@ -38,6 +38,7 @@ HOST = (
     ("[[profile]]", sections.ProfileItem),
     ("[auth]", sections.AuthSection),
     ("gssapi", None),
+    ("ldap", None),
     ("otp", None),
     ("[admin]", sections.AdminSection),
     ("[admin.tls]", sections.AdminTLSSection),
