@@ -309,7 +309,7 @@ class CertificateIssued(AuditEvent):
     """A certificate was recorded; only after this is durable does the client receive it.
 
     Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
-    the way in which it was encrypted besides.
+    `cms` where it was encrypted besides, to the certificate with the SHA-256 fingerprint `key_recipient`.
     """
 
     name: ClassVar[str] = "certificate_issued"
@@ -329,6 +329,7 @@ class CertificateIssued(AuditEvent):
     channel_binding: str | None
     generated_key: str | None = None
     key_protection: str | None = None
+    key_recipient: str | None = None
 
 
 class CertificateReplayed(AuditEvent):
