@@ -634,7 +634,7 @@ def _key_encryption(settings: Settings) -> KeyEncryption:
     if not any(label.serverkeygen for label in settings.labels.values()):
         return KeyEncryption()
     est, tls = settings.est, settings.tls
-    recipients = {} if est.serverkeygen_recipients is None else _read_recipients(est.serverkeygen_recipients)
+    recipients = _read_recipients(est.serverkeygen_recipients)
     if est.serverkeygen_signer_cert is not None and est.serverkeygen_signer_key is not None:
         cert, file, secret = (
             est.serverkeygen_signer_cert,
@@ -665,7 +665,9 @@ def _read_certificates(file: Path) -> tuple[x509.Certificate, ...]:
         raise StartupError(f"{file}: there is no PEM certificate in it, or one that cannot be parsed") from error
 
 
-def _read_recipients(file: Path) -> Mapping[bytes, x509.Certificate]:
+def _read_recipients(file: Path | None) -> Mapping[bytes, x509.Certificate]:
+    if file is None:
+        return {}
     found = _read_certificates(file)
     for certificate in found:
         problem = unsuited(certificate)
