@@ -17,7 +17,6 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -71,7 +70,7 @@ from kipuka.store.context import audit_context
 from kipuka.store.database import Store, is_of_store, is_unknown
 from kipuka.store.events import audit_all
 from kipuka.x509.generate import GeneratedKey, KeyKind, generate, kind_for, request_for
-from kipuka.x509.issued import mismatch, ordered_extensions
+from kipuka.x509.issued import is_issued_by, mismatch, ordered_extensions
 from kipuka.x509.keys import check_key, describe_key, spki_sha256
 from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
 from kipuka.x509.path import PathVerdict
@@ -125,6 +124,7 @@ class LabelService:
     validity: timedelta
     authentication: Recognises
     replay_window: timedelta = timedelta(0)  # how long a lost answer can be asked for again (RULES D4)
+    operations: frozenset[Operation] = frozenset(Operation)  # those that are on
     serverkeygen: bool = True  # whether private keys are made here (RULES J1)
 
 
@@ -186,6 +186,7 @@ class _Attempt:
     claim: Claim | None = None
     certificate: ClientCertificate | None = None
     challenge: str | None = None
+    also: tuple[Identity, ...] = ()  # the other proofs, where several are required together
     reserved: bool = False  # a row of this attempt is in the store
     pending: enrolments.EnrolmentRow | None = None  # an earlier attempt at the same request waits at the CA
     digest: str | None = None  # what the request is known by, where an answer can be given again
@@ -335,6 +336,7 @@ class Enrolment:
         identity = replace(authenticated.identity, name=visible(authenticated.identity.name))
         claim = authenticated.claim
         attempt.claim, attempt.challenge = claim, authenticated.response_challenge
+        attempt.also = authenticated.also
         self._is(attempt, identity)
         attempt.digest = self._digest(attempt.request, attempt.csr, identity.method, claim)
         if await self._was_answered(attempt, attempt.digest):
@@ -365,7 +367,7 @@ class Enrolment:
         match held:
             case Denied():
                 attempt.identity = attempt.claim = attempt.challenge = attempt.digest = None
-                attempt.opening = []
+                attempt.also, attempt.opening = (), []
                 return held
             case RecordedCertificate():
                 attempt.answered, attempt.claim = held, None
@@ -481,7 +483,7 @@ class Enrolment:
             raise AssertionError(msg)
         current = judged.certificate
         chain = await self.ca_certificates(request.service)
-        if not _issued_by(current, chain.issuer):
+        if not is_issued_by(current, chain.issuer):
             detail = (
                 f"client certificate was not issued by the CA of this label, which is {format_dn(chain.issuer.subject)}"
             )
@@ -858,6 +860,7 @@ class Enrolment:
             subject_name=identity.name,
             operation=request.credentials.operation.value,
             label=request.service.name,
+            also=tuple(f"{other.method}:{visible(other.name)}" for other in attempt.also),
             expired_at=self._expired_at(identity, request.credentials),
         )
 
@@ -959,14 +962,6 @@ def _good_certificate(judged: ClientCertificate | None) -> x509.Certificate | No
 def _fingerprint(judged: ClientCertificate | None) -> str | None:
     certificate = _good_certificate(judged)
     return None if certificate is None else certificate.fingerprint(_SHA256).hex()
-
-
-def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
 
 
 # -- units of the writer: pure functions of the transaction and their arguments ----------------------------------------

@@ -3,8 +3,8 @@
 In the room: entry points, pluggy, and the shape of what hooks return. Not in the room: which plugins the configuration uses
 (`kipuka.config` says so), validating their sections, and opening them (`kipuka.runtime`).
 
-A plugin is imported only when the configuration uses it. The stages, in order: find, import, register, collect; `configure`
-and `open` come later and take their words from `Plugins.fault`.
+A plugin is imported only when the configuration uses it. The stages, in order: find, version, import, register, collect;
+`configure` and `open` come later and take their words from `Plugins.fault`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from kipuka.api.hooks import ENTRY_POINT_GROUP, HookSpecs
 from kipuka.api.kinds import AnyKind, AuditSinkKind, AuthenticatorKind, CABackendKind
 from kipuka.api.routes import AdminRoute
 from kipuka.api.storage import Storage
+from kipuka.api_version import misfit, stated_by, stated_in_source
 
 __all__ = ["Candidate", "PluginRow", "Plugins", "discover", "examine", "list_plugins", "load"]
 
@@ -37,7 +38,7 @@ PROJECT = "kipuka"
 _BUNDLED = {"gssapi": "kipuka-auth-gssapi", "otp": "kipuka-auth-otp", "local": "kipuka-ca-local"}
 """Our own distributions. No other name is ever suggested to pip: a guessed one could be anybody's."""
 
-Stage = Literal["find", "import", "register", "collect", "configure", "open"]
+Stage = Literal["find", "version", "import", "register", "collect", "configure", "open"]
 T = TypeVar("T")
 
 
@@ -290,7 +291,7 @@ def _not_found(name: str, where: str | None, candidates: Sequence[Candidate]) ->
     return PluginFault(plugin=name, distribution="", version="", stage="find", problem=problem, remedy=remedy)
 
 
-# --- import, register, collect: one plugin ---
+# --- version, import, register, collect: one plugin ---
 
 _REPORT = "tell its maintainers, or switch it off in [plugins] disabled"
 _NEWER = "it may be written for another version of kipuka: look for a release that fits, or " + _REPORT
@@ -332,10 +333,14 @@ def _attempt(candidate: Candidate, stage: Stage, act: Callable[[], T]) -> T:
 
 
 def _load(candidate: Candidate) -> _Loaded:
+    early = stated_in_source(candidate.value)
+    if early is not None:
+        _check_version(candidate, early)
     module = _attempt(candidate, "import", candidate.load)
     if not isinstance(module, types.ModuleType):
         problem = f"its entry point names {candidate.value}, which is not a module"
         raise _FaultyError([_fault(candidate, "import", problem)])
+    _check_version(candidate, stated_by(module))
     _check_functions(candidate, module)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
@@ -345,6 +350,13 @@ def _load(candidate: Candidate) -> _Loaded:
         problem = " ".join(str(error).split("\n", 1)[-1].split()) or str(error)
         raise _FaultyError([_fault(candidate, "register", problem, _NEWER)]) from error
     return _Collector(candidate=candidate, manager=manager, faults=[]).collect()
+
+
+def _check_version(candidate: Candidate, stated: object) -> None:
+    """The first thing that is read of a plugin: was it written for an API that this kipuka has?"""
+    wrong = misfit(stated, candidate.value)
+    if wrong is not None:
+        raise _FaultyError([_fault(candidate, "version", wrong.problem, wrong.remedy)])
 
 
 _HOOKS = tuple(name for name in vars(HookSpecs) if name.startswith("kipuka_"))

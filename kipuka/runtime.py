@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,12 +32,14 @@ from kipuka.administrators import Administrators, BearerTokens, check_own_author
 from kipuka.api import (
     AdminRoute,
     Authenticator,
+    BackendFault,
     BackendUnavailable,
     CABackend,
     ConfigProblem,
     LockoutPolicy,
     Lockouts,
     Needs,
+    Operation,
     PluginError,
     PluginFault,
     ReadTx,
@@ -46,6 +48,7 @@ from kipuka.api import (
     StartupError,
     Tx,
 )
+from kipuka.api.errors import BackendError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
 from kipuka.audit.failures import Failures
@@ -427,7 +430,15 @@ async def open_runtime(
         chain = Authentication(methods, timeout=AUTHENTICATOR_TIMEOUT)
         failures = Failures(store, threshold=settings.audit.flood_threshold)
         doors = {
-            name: _label_authentication(settings, label, chain=chain, store=store, failures=failures, clock=clock)
+            name: _label_authentication(
+                settings,
+                label,
+                chain=chain,
+                store=store,
+                failures=failures,
+                clock=clock,
+                issuer=partial(_issuer_of, backends[label.ca], settings.est.ca_timeout),
+            )
             for name, label in settings.labels.items()
         }
         labels = {
@@ -440,6 +451,9 @@ async def open_runtime(
                 validity=label.profile.validity_under(settings.ca(label.ca).validity),
                 authentication=doors[name],
                 replay_window=label.replay_window,
+                operations=frozenset(
+                    operation for operation in Operation if label.operations is None or operation in label.operations
+                ),
                 serverkeygen=label.serverkeygen,
             )
             for name, label in settings.labels.items()
@@ -582,6 +596,7 @@ def _label_authentication(
     store: Store,
     failures: Failures,
     clock: Callable[[], datetime],
+    issuer: Callable[[], Awaitable[x509.Certificate]],
 ) -> LabelAuthentication:
     client_auth = _client_auth(settings)
     anchors: AnchorSet | None = None
@@ -596,8 +611,24 @@ def _label_authentication(
         store=store,
         failures=failures,
         clock=clock,
+        require=label.require,
+        foreign_clients=label.foreign_clients,
+        issuer=issuer,
         late_renewal=LateRenewal(ca=label.ca, label=label.name, allowed=label.profile.allow_expired_for),
     )
+
+
+async def _issuer_of(backend: CABackend, patience: timedelta) -> x509.Certificate:
+    """The certificate that a CA issues with. Raises BackendError."""
+    try:
+        async with asyncio.timeout(patience.total_seconds()):
+            return (await backend.ca_certificates()).issuer
+    except BackendError:
+        raise
+    except TimeoutError as error:
+        raise BackendUnavailable("the certification authority did not answer", reason="ca_timeout") from error
+    except Exception as error:
+        raise BackendFault("the certification authority failed", reason="ca_failed") from error
 
 
 def _administrators(

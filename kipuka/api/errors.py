@@ -289,7 +289,7 @@ class PluginFault:
     plugin: str  # the entry point's name
     distribution: str  # "" when no installed distribution has the plugin
     version: str
-    stage: str  # find, import, register, collect, configure, open
+    stage: str  # find, version, import, register, collect, configure, open
     problem: str
     remedy: str
 

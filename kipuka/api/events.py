@@ -216,7 +216,9 @@ class RequestRejected(AuditEvent):
 
 
 class AuthenticationSucceeded(AuditEvent):
-    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews."""
+    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews.
+    `also` has the other proofs, as `method:name`, where several are required together.
+    """
 
     name: ClassVar[str] = "authentication_succeeded"
     outcome: ClassVar[Outcome] = "success"
@@ -224,6 +226,7 @@ class AuthenticationSucceeded(AuditEvent):
     subject_name: str
     operation: str
     label: str | None
+    also: tuple[str, ...]
     expired_at: str | None
 
 

@@ -3,8 +3,9 @@
 In the room: the markers and the specifications. Not in the room: the records (`kipuka.api.kinds`, `kipuka.api.storage`,
 `kipuka.api.routes`).
 
-A plugin is a module named by an entry point of the group `kipuka.plugins`, with functions marked `@hookimpl`. The entry
-point's name is the name of its kind. Order never comes from here: it comes from the configuration file.
+A plugin is a module named by an entry point of the group `kipuka.plugins`, with functions marked `@hookimpl` and the line
+`KIPUKA_API = "1.0"`, the version of `kipuka.api` that it was written for. The entry point's name is the name of its kind.
+Order never comes from here: it comes from the configuration file.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ __all__ = [
     "hookimpl",
 ]
 
-API_VERSION = 1
+API_VERSION = "1.0"
+"""The version of this contract, major and minor. A plugin's module states the one it was written for, `KIPUKA_API = "1.0"`, and
+runs on every kipuka of the same major version that is not older."""
+
 ENTRY_POINT_GROUP = "kipuka.plugins"
+"""The group of entry points in which kipuka looks for plugins."""
 
 hookspec = pluggy.HookspecMarker("kipuka")
 hookimpl = pluggy.HookimplMarker("kipuka")

@@ -18,6 +18,8 @@ from kipuka.api import AuditRecord, AuditSinkKind, ConfigPath, Finding, Section,
 
 __all__ = ["FileSink", "FileSinkSettings", "kipuka_audit_sinks"]
 
+KIPUKA_API = "1.0"
+
 
 class FileSinkSettings(Section):
     """Audit events as JSON lines in a file."""

@@ -16,6 +16,8 @@ from kipuka.api import AuditRecord, AuditSinkKind, Section, Services, hookimpl
 
 __all__ = ["StdoutSink", "StdoutSinkSettings", "kipuka_audit_sinks"]
 
+KIPUKA_API = "1.0"
+
 
 class StdoutSinkSettings(Section):
     """Audit events as JSON lines on standard output. There is nothing to set."""

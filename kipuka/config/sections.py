@@ -132,6 +132,20 @@ ProxyNetwork = Annotated[
 PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
 ReplayWindow = Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=30))]
 
+Operations = tuple[Literal["cacerts", "csrattrs", "simpleenroll", "simplereenroll", "serverkeygen"], ...]
+
+
+def _check_certificate_pattern(value: str) -> str:
+    try:
+        parse_certificate_pattern(value)
+    except ValueError as error:
+        msg = f"it is no pattern of a subject or alternative name: {error}; write one such as CN=*,OU=Admins,O=Example"
+        raise ValueError(msg) from error
+    return value
+
+
+CertificatePatternText = Annotated[str, Field(max_length=1024), AfterValidator(_check_certificate_pattern)]
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Identifier = Annotated[str, Field(pattern=_NAME, max_length=64)]
 
@@ -312,7 +326,16 @@ class LabelItem(Section):
     """The `name` of a `[[profile]]` item. Default: `default_profile`."""
 
     auth: tuple[str, ...] | None = None
-    """The methods that may be used here, for instance `["mtls", "otp"]`. Default: all that are on."""
+    """The methods that may be used here, for instance `["mtls", "otp"]`. Default: those of `[est]`."""
+
+    require: tuple[tuple[str, ...], ...] | None = None
+    """The same as `require` of `[est]`, for this label; `[]` where one method is enough. Default: that one, unless `auth` is written here."""
+
+    operations: Operations | None = Field(default=None, min_length=1)
+    """The same as `operations` of `[est]`, for this label. Default: that one."""
+
+    foreign_clients: tuple[CertificatePatternText, ...] | None = None
+    """The same as `foreign_clients` of `[est]`, for this label; `[]` lets in all. Default: that one."""
 
     client_anchors: ConfigPath | None = None
     """PEM file of the CA certificates whose client certificates are accepted here.
@@ -336,6 +359,24 @@ class ESTSection(Section):
 
     default_profile: str = "default"
     """The `name` of the `[[profile]]` item for the path without a label. A profile `default` exists without being written."""
+
+    auth: tuple[str, ...] | None = None
+    """The methods that may be used on the path without a label, and at labels that do not say: for instance `["mtls", "otp"]`. Default:
+    all that are on."""
+
+    require: tuple[tuple[str, ...], ...] = ()
+    """Methods that must all succeed on one request, where one is not enough: `[["mtls", "otp"]]`. Of several sets one must be met. A set has `mtls` and
+    one other method, since a request has one Authorization field, or one method alone. Whose name counts is the first of the set. A renewal needs the
+    certificate only. For the path without a label, and for labels that do not say."""
+
+    operations: Operations | None = Field(default=None, min_length=1)
+    """The EST operations that are on: `cacerts`, `csrattrs`, `simpleenroll`, `simplereenroll`, `serverkeygen`. Others are answered 404.
+    Default: all. For the path without a label, and for labels that do not say."""
+
+    foreign_clients: tuple[CertificatePatternText, ...] = ()
+    """Which client certificates of other CAs than the label's own are accepted: patterns of a whole subject, such as
+    `CN=*,OU=Devices,O=Maker`, or of an alternative name: `dns:*.example.com`, `email:*@example.com`, `uri:urn:example:*`, as in `[admin.tls] allow`.
+    Default: all that the anchors let in. For the path without a label, and for labels that do not say."""
 
     base64_lines: Literal["auto", "always", "never"] = "auto"
     """Whether answers are wrapped into lines of 64 characters (RFC 8951, 3.1). `auto`: one line for clients that send no
@@ -570,15 +611,6 @@ class BearerTokenSection(Section):
 AdminMode = Literal["required", "optional", "none"]
 
 
-def _check_allow(value: str) -> str:
-    try:
-        parse_certificate_pattern(value)
-    except ValueError as error:
-        msg = f"it is no pattern of a subject or alternative name: {error}; write one such as CN=*,OU=Admins,O=Example"
-        raise ValueError(msg) from error
-    return value
-
-
 class AdminTLSSection(Section):
     """Administrators who present a client certificate. Their anchors have nothing to do with those of `[tls.client_auth]`:
     neither stand in for the other.
@@ -591,7 +623,7 @@ class AdminTLSSection(Section):
     """`required`: a good certificate is needed, and a bearer token too where `[admin.bearer_token]` is on. `optional`: either is
     enough. `none`: certificates are not looked at."""
 
-    allow: tuple[Annotated[str, Field(max_length=1024), AfterValidator(_check_allow)], ...] = ()
+    allow: tuple[CertificatePatternText, ...] = ()
     """Which certificates under the anchors are administrators': patterns of a whole subject, such as
     `CN=*,OU=Admins,O=Example`, or of an alternative name: `dns:*.ops.example.com`, `email:*@example.com`,
     `uri:spiffe://example.com/admin/*`. A `*` stands for any characters within one value or one part of a name. Default: all

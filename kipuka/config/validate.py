@@ -32,7 +32,6 @@ LATER: Mapping[tuple[str, ...], str] = {
     ("server", "public_listen"): "take the key out",
     ("server", "proxy_protocol"): "take the key out",
     ("est", "csrattrs"): "take the key out; csrattrs is answered 204",
-    ("est", "label", "require"): "take the key out",
     ("est", "label", "csrattrs"): "take the key out",
     ("est", "label", "registration_authorities"): "take the key out",
 }

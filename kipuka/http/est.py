@@ -69,6 +69,8 @@ class EstResources:
         if label not in self.labels:
             raise UnknownResource("there is no such EST label", reason="unknown_label")
         service, operation = self.labels[label], known[name]
+        if operation not in service.operations:
+            raise UnknownResource(f"{name} is off at this path", reason="operation_off")
         if operation is Operation.SERVERKEYGEN and not service.serverkeygen:
             detail = "no private keys are made here: make one, and use simpleenroll"
             raise UnknownResource(detail, reason="serverkeygen_off")

@@ -132,6 +132,8 @@ def test_switched_off_it_is_not_imported(kipuka_servers, broken):
 BROKEN = {
     "broken_missing": ("import", "stranger_broken.not_there"),
     "broken_import": ("import", "a_module_that_nobody_has_installed"),
+    "broken_future": ("version", "it needs API 1.3, this kipuka has 1.0; upgrade kipuka"),
+    "broken_unstated": ("version", "it does not say which version of kipuka.api it is written for"),
     "broken_async": ("register", "async"),
     "broken_hook": ("register", "kipuka_coffee"),
     "broken_argument": ("register", "application"),

@@ -28,6 +28,8 @@ from kipuka.audit.syslog.transport import (
 
 __all__ = ["SyslogSink", "kipuka_audit_sinks", "open_syslog"]
 
+KIPUKA_API = "1.0"
+
 
 class SyslogSink:
     """Sends records as messages."""

@@ -15,6 +15,8 @@ from kipuka_auth_gssapi.findings import check_settings
 
 __all__ = ["kipuka_authenticators", "kipuka_commands"]
 
+KIPUKA_API = "1.0"
+
 HEADER_SIZE = 72 * 1024
 """Active Directory's tickets grow with the user's groups, up to 64 KiB in base64 (RULES H1)."""
 

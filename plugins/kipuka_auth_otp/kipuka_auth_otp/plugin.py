@@ -18,6 +18,8 @@ from kipuka_auth_otp.routes import ROUTES
 
 __all__ = ["kipuka_admin_routes", "kipuka_authenticators", "kipuka_commands", "kipuka_storage"]
 
+KIPUKA_API = "1.0"
+
 
 @hookimpl
 def kipuka_authenticators() -> list[AuthenticatorKind[OTPSettings]]:

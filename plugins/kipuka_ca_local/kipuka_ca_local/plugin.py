@@ -12,6 +12,8 @@ from kipuka_ca_local.creation import LocalCACreator
 
 __all__ = ["kipuka_ca_backends"]
 
+KIPUKA_API = "1.0"
+
 
 @hookimpl
 def kipuka_ca_backends() -> list[CABackendKind[LocalCASettings]]:

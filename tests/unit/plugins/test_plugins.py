@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from typing import ClassVar
 
 import click
@@ -37,8 +38,15 @@ def kind(name="badge", **changes):
     return AuthenticatorKind(**{"name": name, "config": Settings, "open": opener, **changes})
 
 
-def module(**functions):
+def bare(**attributes):
     made = types.ModuleType("stranger.badge")
+    for name, value in {"KIPUKA_API": "1.0", **attributes}.items():
+        setattr(made, name, value)
+    return made
+
+
+def module(**functions):
+    made = bare()
     for name, function in functions.items():
         setattr(made, name, hookimpl(function))
     return made
@@ -207,6 +215,36 @@ def test_an_entry_point_names_a_module():
     assert (found.stage, found.problem) == ("import", "its entry point names stranger.badge, which is not a module")
 
 
+# --- version
+
+
+def test_a_plugin_that_states_no_version_is_refused_with_the_line_to_write():
+    found = fault(candidate(types.ModuleType("stranger.badge")))
+    assert (found.stage, found.distribution, found.version) == ("version", "stranger-badge", "3.1")
+    assert found.problem == "it does not say which version of kipuka.api it is written for; this kipuka has 1.0"
+    assert 'KIPUKA_API = "1.0" in the module stranger.badge' in found.remedy
+
+
+def test_the_version_is_judged_before_anything_else_of_the_module():
+    """The hook is wrong too; of a plugin for another API nothing else can be said."""
+    found = fault(candidate(bare(KIPUKA_API="1.3", kipuka_authenticators=hookimpl(coroutine))))
+    assert (found.stage, found.problem) == ("version", "it needs API 1.3, this kipuka has 1.0")
+    assert found.remedy == "upgrade kipuka"
+
+
+def test_a_plugin_for_a_later_api_is_told_so_without_being_imported(tmp_path, monkeypatch):
+    package = tmp_path / "stranger_of_tomorrow"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "plugin.py").write_text('from kipuka.api import Telepathy\n\nKIPUKA_API: str = "2.0"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    found = fault(replace(candidate(never), value="stranger_of_tomorrow.plugin"))
+    assert str(found) == (
+        "plugin badge (stranger-badge 3.1), version: it needs API 2.0, this kipuka has 1.0; upgrade kipuka"
+    )
+    assert "stranger_of_tomorrow" not in sys.modules
+
+
 # --- register
 
 
@@ -246,7 +284,7 @@ async def asynchronous_generator():
             id="unknown argument",
         ),
         pytest.param(
-            types.ModuleType("stranger.badge"),
+            bare(),
             "the module stranger.badge has no function marked with @hookimpl",
             id="no hook",
         ),
@@ -263,7 +301,7 @@ def test_a_hook_that_is_none_is_refused(made, problem):
 
 
 def test_a_hook_without_its_mark_is_refused():
-    made = types.ModuleType("stranger.badge")
+    made = bare()
     made.kipuka_authenticators = lambda: [kind()]
     assert fault(candidate(made)).problem == "kipuka_authenticators is not marked with @hookimpl"
 
@@ -275,7 +313,7 @@ def test_a_hook_wrapper_is_refused():
     def kipuka_authenticators():
         return (yield)
 
-    made = types.ModuleType("stranger.badge")
+    made = bare()
     made.kipuka_authenticators = kipuka_authenticators
     assert (
         fault(candidate(made)).problem == "kipuka_authenticators is a hook wrapper: hooks of kipuka cannot be wrapped"

@@ -21,6 +21,8 @@ from kipuka.api import (
     hookimpl,
 )
 
+KIPUKA_API = "1.0"
+
 
 class BadgeSettings(Section):
     """The section [badge]."""

@@ -29,6 +29,8 @@ from kipuka.api import (
 )
 from kipuka.api.storage import Column, MetaData, String, Table, select, update
 
+KIPUKA_API = "1.0"
+
 _metadata = MetaData()
 USES = Table(
     "coupon_uses", _metadata, Column("name", String(64), primary_key=True), Column("state", String(8), nullable=False)

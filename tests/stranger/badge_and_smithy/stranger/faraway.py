@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from kipuka.api import CABackendKind, Issued, hookimpl
 from stranger.smithy import Smithy, SmithySettings
 
+KIPUKA_API = "1.0"
+
 
 class Faraway(Smithy):
     """Remembers its orders in a directory, and can be asked what became of one (`FindsOrders`, `CollectsPending`)."""

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 from kipuka.api import AuditSinkKind, ConfigPath, Section, hookimpl
 
+KIPUKA_API = "1.0"
+
 
 class LedgerSettings(Section):
     """The further keys of an [[audit.sink]] with type = "ledger"."""

@@ -24,6 +24,8 @@ from kipuka.api import (
     hookimpl,
 )
 
+KIPUKA_API = "1.0"
+
 Behaviour = Literal[
     "sign", "unavailable", "raise", "hang", "pending", "other_key", "other_subject", "other_names", "ca", "other_issuer"
 ]

@@ -2,6 +2,8 @@
 
 from kipuka.api import hookimpl
 
+KIPUKA_API = "1.0"
+
 
 @hookimpl
 def kipuka_authenticators():

@@ -4,6 +4,8 @@ from contextlib import asynccontextmanager
 
 from kipuka.api import AuthenticatorKind, Section, hookimpl
 
+KIPUKA_API = "1.0"
+
 
 class Settings(Section):
     """Nothing to set."""

@@ -2,6 +2,8 @@
 
 from kipuka.api import AuthenticatorKind, Section, hookimpl
 
+KIPUKA_API = "1.0"
+
 
 class Settings(Section):
     """Nothing to set."""
