@@ -330,9 +330,9 @@ class CertificateIssued(AuditEvent):
     not_before: str
     not_after: str
     channel_binding: str | None
-    generated_key: str | None = None
-    key_protection: str | None = None
-    key_recipient: str | None = None
+    generated_key: str | None
+    key_protection: str | None
+    key_recipient: str | None
 
 
 class CertificateReplayed(AuditEvent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import tempfile
@@ -25,8 +26,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from kipuka.est.cms import read_certs_only
+from kipuka.runtime import KeyWorkshop
 from kipuka.testing import der
-from kipuka.testing.client import Response, basic, encode_body, est_path
+from kipuka.testing.client import Response, basic, bearer, encode_body, est_path
 from kipuka.testing.http2 import HTTP2Peer
 from kipuka.testing.inprocess import InProcessServer
 from kipuka.testing.pki import Attribute, make_csr, make_key, make_root
@@ -531,7 +533,7 @@ class SlowMaker:
     """Stands for a machine on which an RSA key takes as long as a test needs."""
 
     def __init__(self):
-        self.begun, self.go_on = threading.Semaphore(0), threading.Event()
+        self.asked, self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
 
     def __call__(self, kind):
         self.begun.release()
@@ -547,34 +549,40 @@ def busy(kipuka_template, tmp_path, monkeypatch):
     monkeypatch.setattr("kipuka.runtime.generate", maker)
     deployment = kipuka_template.copy(tmp_path / "kipuka")
     deployment.configure({"otp": {"hash_algorithm": "sha256-hmac"}})
+    wait_for_one = KeyWorkshop.make
+
+    async def make(workshop, kind):
+        maker.asked.release()  # in this step of the event loop it also takes its place in the queue
+        return await wait_for_one(workshop, kind)
+
+    monkeypatch.setattr(KeyWorkshop, "make", make)
     with InProcessServer(deployment) as running:
         yield running, maker
         maker.go_on.set()
 
 
-def make_token(deployment, name):
-    return deployment.kipuka("otp", "create", "--client-id", name).stdout.split()[0]
+def make_token(running, name):
+    headers = {"Authorization": bearer(running.deployment.admin_token), "Content-Type": "application/json"}
+    body = json.dumps({"client_id": name}).encode()
+    answer = running.client().request("POST", "/admin/otp", headers=headers, body=body)
+    return json.loads(answer.body)["token"]
 
 
 def test_when_too_many_wait_for_rsa_keys_the_next_hears_503_and_others_are_served(busy):
     """RULES J1: a bounded queue; no use is spent, and neither elliptic curves nor enrolments wait for RSA."""
     running, maker = busy
-    tokens = [make_token(running.deployment, f"rsa-{number}") for number in range(3)]
+    tokens = [make_token(running, f"rsa-{number}") for number in range(3)]
     csr = make_csr(key="rsa2048")
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, running.client(), csr, token=tokens[0])
         assert maker.begun.acquire(timeout=30)
-        gate = running.stop_at("make_key")
         second = pool.submit(ask, running.client(), csr, token=tokens[1])
-        gate.wait()
-        gate.open()
-        late = None
-        while late is None or late.status == 200:  # until the second one waits in the queue
-            late = ask(running.client(), csr, token=tokens[2])
+        assert all(maker.asked.acquire(timeout=30) for _ in range(2))
+        late = ask(running.client(), csr, token=tokens[2])
         assert refused(late) == (503, "the server is too busy")
         assert late.header("Retry-After") == "2"
-        assert ask(running.client(), make_csr(), token=make_token(running.deployment, "curve")).status == 200
-        assert running.client().enroll(make_csr(), token=make_token(running.deployment, "own")).status == 200
+        assert ask(running.client(), make_csr(), token=make_token(running, "curve")).status == 200
+        assert running.client().enroll(make_csr(), token=make_token(running, "own")).status == 200
         maker.go_on.set()
         for waiting in (first, second):
             opened(waiting.result(30))
@@ -584,7 +592,7 @@ def test_when_too_many_wait_for_rsa_keys_the_next_hears_503_and_others_are_serve
 def test_a_client_that_leaves_while_its_key_is_made_loses_nothing(busy):
     """From the reservation on it is not the client's any more: the certificate is recorded, the use spent (guarantee 1)."""
     running, maker = busy
-    token = make_token(running.deployment, "left")
+    token = make_token(running, "left")
     headers = {"Content-Type": "application/pkcs10", "Authorization": basic(token)}
     with running.client().connect() as connection:
         body = encode_body(make_csr(key="rsa2048").der, "64-lf")
