@@ -294,7 +294,9 @@ class LockoutsListed(AuditEvent):
 
 
 class CertificateRequested(AuditEvent):
-    """An authenticated client asked for a certificate. `request_sha256` is over the CSR without challenge attributes."""
+    """An authenticated client asked for a certificate. `request_sha256` is over the CSR without challenge attributes. `on_behalf_of` are the names
+    that a registration authority asks for, where it does not ask for its own.
+    """
 
     name: ClassVar[str] = "certificate_requested"
     outcome: ClassVar[Outcome] = "success"
@@ -306,13 +308,15 @@ class CertificateRequested(AuditEvent):
     names: tuple[str, ...]
     key: str
     request_sha256: str
+    on_behalf_of: str | None
 
 
 class CertificateIssued(AuditEvent):
     """A certificate was recorded; only after this is durable does the client receive it.
 
     Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
-    `cms` where it was encrypted besides, to the certificate with the SHA-256 fingerprint `key_recipient`.
+    `cms` where it was encrypted besides, to the certificate with the SHA-256 fingerprint `key_recipient`. `on_behalf_of` is as in
+    `certificate_requested`. `renamed_from` are the names of the renewed certificate, where this one has others.
     """
 
     name: ClassVar[str] = "certificate_issued"
@@ -333,6 +337,8 @@ class CertificateIssued(AuditEvent):
     generated_key: str | None
     key_protection: str | None
     key_recipient: str | None
+    on_behalf_of: str | None
+    renamed_from: str | None
 
 
 class CertificateReplayed(AuditEvent):

@@ -172,6 +172,8 @@ async def _record(
         generated_key=None,
         key_protection=None,
         key_recipient=None,
+        on_behalf_of=None,
+        renamed_from=None,
     )
 
     def unit(tx: Tx) -> None:
