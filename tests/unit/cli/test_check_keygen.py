@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from kipuka.api import StartupError
@@ -61,18 +62,28 @@ def listed(deployment):
 def start(deployment):
     async def open_all():
         composition = compose(deployment.config_file, {})
-        async with open_foundation(composition) as foundation, open_runtime(composition, foundation):
-            pass
+        async with open_foundation(composition) as foundation, open_runtime(composition, foundation) as runtime:
+            return runtime.enrolment._key_encryption
 
-    asyncio.run(open_all())
+    return asyncio.run(open_all())
 
 
 def test_a_sound_signer_and_recipients_are_nothing_to_speak_of(check, signer, listed, deployment):
     soon = datetime.now(UTC) + timedelta(days=300)
-    signer(key="p384")
-    est = EST | listed(ROOT.issue("a", key="rsa2048", key_usage=("key_encipherment",), not_after=soon))
-    assert check(est) == {}
-    start(deployment)
+    authority = signer(key="p384")
+    device = ROOT.issue("a", key="rsa2048", key_usage=("key_encipherment",), not_after=soon)
+    assert check(EST | listed(device)) == {}
+    encryption = start(deployment)
+    assert encryption.signer.certificates[0] == authority.certificate
+    assert list(encryption.recipients.values()) == [device.certificate]
+
+
+def test_without_a_signer_of_its_own_the_server_signs_and_where_no_keys_are_made_nobody(check, deployment):
+    assert check({}) == {}
+    (own, *_) = x509.load_pem_x509_certificates((deployment.directory / "tls" / "server.pem").read_bytes())
+    assert start(deployment).signer.certificates[0] == own
+    assert check({"serverkeygen": False}) == {}
+    assert start(deployment).signer is None
 
 
 @pytest.mark.parametrize("key", ["mldsa44", "ed448"])
