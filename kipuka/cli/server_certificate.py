@@ -173,8 +173,6 @@ async def _record(
         key_protection=None,
         on_behalf_of=None,
         renamed_from=None,
-        generated_key=None,
-        key_protection=None,
     )
 
     def unit(tx: Tx) -> None:
