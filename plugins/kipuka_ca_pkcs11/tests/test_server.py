@@ -173,6 +173,10 @@ def check_books(server: RunningServer, crowd: Crowd, total: int) -> None:
         assert (used, held_uses) == (uses, 0)
 
 
+def is_ready(server: RunningServer) -> bool:
+    return server.client().request("GET", "/readyz").status == 200
+
+
 def test_a_thousand_enrol_while_the_token_is_taken_away_and_brought_back(site):
     workers = site.server.workers()
     with Crowd(site.server, "crowd", clients=CLIENTS, each=ENROLMENTS // CLIENTS) as crowd:
@@ -181,9 +185,11 @@ def test_a_thousand_enrol_while_the_token_is_taken_away_and_brought_back(site):
         try:
             wait_until(lambda: len(crowd.interrupted) == CLIENTS, timeout=60, what="a 503 for every client")
             before = len(crowd.certificates)
+            wait_until(lambda: not is_ready(site.server), timeout=30, what="the word that no authority is usable")
         finally:
             site.hsm.bring_back()
         crowd.wait()
+    wait_until(lambda: is_ready(site.server), timeout=30, what="the word that it is ready again")
     assert before < ENROLMENTS, "the token was away when all was done"
     assert set(crowd.heard) == {UNAVAILABLE, (401, "invalid OTP token")}
     assert crowd.retry_after == {"5"}
