@@ -234,6 +234,10 @@ def test_a_wrong_pin_stops_the_start_after_one_try_and_is_shown_nowhere(site):
         assert set(errors) == {"ca[soft].pin", "ca[heavy].pin"}
         assert sum("does not take the PIN" in problem for problem in errors.values()) == 1, "it was tried twice"
         assert "wrong-one-8421" not in done.stdout + done.stderr
+        done = deployment.kipuka("serve", expect=3)
+        assert "ca[soft].pin: the token 'kipuka' does not take the PIN: PinIncorrect" in done.stderr
+        assert "ca[heavy].pin: the token 'kipuka' has refused this PIN, which is not tried again" in done.stderr
+        assert "wrong-one-8421" not in done.stdout + done.stderr
     finally:
         pin.write_text(good, encoding="ascii")
     deployment.kipuka("check", expect=None)  # a good login, after which the token has forgotten the wrong ones
