@@ -27,6 +27,11 @@ from pkcs11.exceptions import PKCS11Error, UserAlreadyLoggedIn
 
 __all__ = ["Module", "ModuleFault", "Refusal", "borrow", "describe", "give_back"]
 
+LATELY = 3.0
+"""Seconds within which a signature shows that the library works."""
+SELDOM = 60.0
+"""Seconds between two starts of a library that works for somebody: each start ends the sessions of all."""
+
 CKF_OS_LOCKING_OK = 0x2
 CKR_OK = 0x0
 CKR_CANT_LOCK = 0xA
@@ -105,6 +110,8 @@ class Module:
         self._active = 0  # calls under way, which a restart must not pull the library away from
         self._restarting = False
         self._generation = 0  # counts the starts: a session of an earlier one is gone
+        self._started = 0.0  # when it was initialised last, by the monotonic clock
+        self._worked: dict[int, float] = {}  # for whom it has signed, and when
         self._logins: dict[bytes, _Login] = {}  # by the token's serial number
 
     @property
@@ -137,6 +144,7 @@ class Module:
         if code != CKR_OK:
             raise ModuleFault(f"{self.path} cannot be initialised: C_Initialize answers {code:#x}")
         self._generation += 1
+        self._started = time.monotonic()
         self._up = True
 
     def _stop(self) -> None:
@@ -182,6 +190,20 @@ class Module:
             with self._state:
                 self._active -= 1
                 self._state.notify_all()
+
+    def worked(self, whom: object) -> None:
+        """It has just signed for that user."""
+        self._worked[id(whom)] = time.monotonic()
+
+    def forget(self, whom: object) -> None:
+        """That user is gone."""
+        self._worked.pop(id(whom), None)
+
+    def is_to_be_left_alone(self, whom: object) -> bool:
+        """Whether it works for somebody else, and was started not long ago: one token that stays away must not keep ending the sessions of others."""
+        now = time.monotonic()
+        others = (moment for user, moment in self._worked.copy().items() if user != id(whom))
+        return now - self._started < SELDOM and any(now - moment < LATELY for moment in others)
 
     def restart(self, seen: int, *, patience: float) -> None:
         """Finalise and initialise again, unless somebody has since generation `seen`. Raises ModuleFault.

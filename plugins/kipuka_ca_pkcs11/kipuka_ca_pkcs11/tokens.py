@@ -168,6 +168,7 @@ class SigningKey:
         self._closed = True
         with self._held_gate():
             self._drop(self._connection)
+        self._module.forget(self)
         give_back(self._module, patience=self._patience)
 
     @property
@@ -229,6 +230,8 @@ class SigningKey:
             except (PKCS11Error, ModuleFault, TokenError) as error:
                 if isinstance(error, TokenError) and error.key == "pin":
                     raise
+                if self._module.is_to_be_left_alone(self):
+                    raise self._named(error) from error
                 # Otherwise not even "no such key" is to be believed: a library whose token was away for a moment says so for ever.
         try:
             self._module.restart(seen, patience=self._patience)
@@ -332,6 +335,7 @@ class SigningKey:
                 raise
             connection.put(pair)
         self._verify(data, signature, algorithm)
+        self._module.worked(self)
         return signature
 
     def _verify(self, data: bytes, signature: bytes, algorithm: hashes.HashAlgorithm) -> None:

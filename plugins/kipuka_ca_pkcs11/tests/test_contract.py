@@ -53,10 +53,3 @@ class TestPKCS11CA(CABackendContract):
         pin = directory / "pin"
         pin.write_text(self.hsm.pin, encoding="ascii")
         return {"module": str(MODULE), "token": "kipuka", "pin": f"file:{pin}"}
-
-
-class TestPKCS11CAWithRSA(TestPKCS11CA):
-    """The same with RSA."""
-
-    issuing = make_root(key="rsa2048").issue_ca("Issuing CA", key="rsa2048")
-    key_kinds = ("p256",)

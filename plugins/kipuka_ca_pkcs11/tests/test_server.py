@@ -173,6 +173,10 @@ def check_books(server: RunningServer, crowd: Crowd, total: int) -> None:
         assert (used, held_uses) == (uses, 0)
 
 
+def is_ready(server: RunningServer) -> bool:
+    return server.client().request("GET", "/readyz").status == 200
+
+
 def test_a_thousand_enrol_while_the_token_is_taken_away_and_brought_back(site):
     workers = site.server.workers()
     with Crowd(site.server, "crowd", clients=CLIENTS, each=ENROLMENTS // CLIENTS) as crowd:
@@ -181,9 +185,11 @@ def test_a_thousand_enrol_while_the_token_is_taken_away_and_brought_back(site):
         try:
             wait_until(lambda: len(crowd.interrupted) == CLIENTS, timeout=60, what="a 503 for every client")
             before = len(crowd.certificates)
+            wait_until(lambda: not is_ready(site.server), timeout=30, what="the word that no authority is usable")
         finally:
             site.hsm.bring_back()
         crowd.wait()
+    wait_until(lambda: is_ready(site.server), timeout=30, what="the word that it is ready again")
     assert before < ENROLMENTS, "the token was away when all was done"
     assert set(crowd.heard) == {UNAVAILABLE, (401, "invalid OTP token")}
     assert crowd.retry_after == {"5"}
@@ -227,6 +233,10 @@ def test_a_wrong_pin_stops_the_start_after_one_try_and_is_shown_nowhere(site):
         errors = {one["key"]: one["problem"] for one in findings if one["severity"] == "error"}
         assert set(errors) == {"ca[soft].pin", "ca[heavy].pin"}
         assert sum("does not take the PIN" in problem for problem in errors.values()) == 1, "it was tried twice"
+        assert "wrong-one-8421" not in done.stdout + done.stderr
+        done = deployment.kipuka("serve", expect=3)
+        assert "ca[soft].pin: the token 'kipuka' does not take the PIN: PinIncorrect" in done.stderr
+        assert "ca[heavy].pin: the token 'kipuka' has refused this PIN, which is not tried again" in done.stderr
         assert "wrong-one-8421" not in done.stdout + done.stderr
     finally:
         pin.write_text(good, encoding="ascii")
