@@ -297,14 +297,16 @@ class Slapd:
 class Stall:
     """A proxy on a port of its own that passes everything on, until it is told to swallow it: connections stay, nothing comes.
 
-    With `after` it swallows only what has these octets in it, and what comes after that. `sent` has all that clients sent, and
+    With `after` it swallows only what has these octets in it. With `forged` it adds these octets to the server's first answer. `sent` has all that clients sent, and
     `requests` the tag of each LDAP request where nothing is encrypted (RFC 4511, 4.2 to 4.12).
     """
 
-    def __init__(self, target: int, *, address: str = "127.0.0.1", after: bytes = b"") -> None:
+    def __init__(self, target: int, *, address: str = "127.0.0.1", after: bytes = b"", forged: bytes = b"") -> None:
         self._target = target
         self._listener = socket.create_server((address, 0))
         self.after = after
+        self.forged = forged
+        self.forgeries = 0
         self.sent: list[bytes] = []
         self.requests: list[int] = []
         self.port: int = self._listener.getsockname()[1]
@@ -348,6 +350,9 @@ class Stall:
             if data and client:
                 self.sent.append(data)
                 self.requests.append(_tag(data))
+            if self.forged and not client and not self.forgeries:
+                data += self.forged
+                self.forgeries += 1
             if data and not (self.stalled.is_set() and self.after in data):
                 far.sendall(data)
             return bool(data)
