@@ -41,10 +41,10 @@ dev-environment:
 headers:
 	@$(PYTHON) scripts/environment.py headers
 
-# The clients of the tests, a collector of audit events, a load balancer, what looks at a unit of systemd, and what a KDC, a
-# PostgreSQL and a directory of their own take. `make test` has them all: there a test that misses one fails, elsewhere it is skipped.
+# The clients of the tests, a collector of audit events, a load balancer, what looks at a unit of systemd, an HSM in software, and what a KDC,
+# a PostgreSQL and a directory of their own take. `make test` has them all: there a test that misses one fails, elsewhere it is skipped.
 test-tools:
-	@$(PYTHON) scripts/tools.py curl openssl haproxy rsyslogd pki jdk bouncycastle kinit krb5kdc kadmin.local systemd-analyze postgres slapd ldapwhoami
+	@$(PYTHON) scripts/tools.py curl openssl haproxy rsyslogd pki jdk bouncycastle kinit krb5kdc kadmin.local softhsm2-util systemd-analyze postgres slapd ldapwhoami
 
 run: STARTED := $(shell date +%s.%N)
 run: run-environment

@@ -38,8 +38,9 @@ PROJECT = "kipuka"
 _BUNDLED = {
     "gssapi": "kipuka-auth-gssapi",
     "ldap": "kipuka-auth-ldap",
-    "otp": "kipuka-auth-otp",
     "local": "kipuka-ca-local",
+    "otp": "kipuka-auth-otp",
+    "pkcs11": "kipuka-ca-pkcs11",
 }
 """Our own distributions. No other name is ever suggested to pip: a guessed one could be anybody's."""
 
