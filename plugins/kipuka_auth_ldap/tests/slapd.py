@@ -190,7 +190,7 @@ class Slapd:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port, self.tls_port = free_port(), free_port()
+        self.port = self.tls_port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -221,7 +221,12 @@ class Slapd:
         )
         self._configuration.write_text(text)
         self.load(_TREE + "".join(_PEOPLE))
-        return self.start()
+        for attempt in range(3):  # a port that was free may be somebody else's by now
+            self.port, self.tls_port = free_port(), free_port()
+            with contextlib.suppress(RuntimeError, FileNotFoundError):
+                return self.start()
+            assert attempt < 2, (self.directory / "slapd.err").read_text()
+        raise AssertionError
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
@@ -263,8 +268,7 @@ class Slapd:
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError((self.directory / "slapd.err").read_text())
-        listening = Path("/proc/net/tcp").read_text(encoding="ascii")
-        return all(f"0100007F:{port:04X} 00000000:0000 0A" in listening for port in (self.port, self.tls_port))
+        return {self.port, self.tls_port} <= _listening(self._process.pid)
 
     def section(self, **changes: object) -> dict[str, object]:
         """`[ldap]` for this directory, with changes; None takes a key out."""
@@ -292,6 +296,16 @@ class Slapd:
             changes.append((kinds[kind], attribute, [value[0].encode()] if value else None))
         handle.modify_s(dn, changes)
         handle.unbind_s()
+
+
+def _listening(pid: int) -> set[int]:
+    """The ports on which that very process listens: somebody else's on the same port would be no directory."""
+    own: set[str] = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            own.add(str(file.readlink()))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own}
 
 
 class Stall:
