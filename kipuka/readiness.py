@@ -21,10 +21,11 @@ from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 
 import structlog
 
-from kipuka.api import CABackend, ReportsHealth
+from kipuka.api import Authenticator, CABackend, ReportsHealth
 from kipuka.audit.gate import AuditGate
 from kipuka.store.database import Store
 from kipuka.store.probe import prove_writable
@@ -66,11 +67,18 @@ class _Watch:
     """One part. `examine` returns when it is well and raises when it is not: `_Fault`, or anything else, which is `failed`."""
 
     def __init__(
-        self, name: str, examine: Callable[[], Awaitable[None]], *, failed: Condition, pace: ReadinessPace
+        self,
+        name: str,
+        examine: Callable[[], Awaitable[None]],
+        *,
+        failed: Condition,
+        pace: ReadinessPace,
+        late: Condition | None = None,
     ) -> None:
         self._name = name
         self._examine = examine
         self._failed = failed
+        self._late = late or _LATE
         self._hold = pace.hold.total_seconds()
         self._patience = pace.patience.total_seconds()
         self._task: asyncio.Task[Condition] | None = None
@@ -88,8 +96,8 @@ class _Watch:
         if not task.done():
             await asyncio.wait({task}, timeout=max(0.0, self._began + self._patience - loop.time()))
         if not task.done():
-            Context().run(self._tell, _LATE, f"no answer within {self._patience:g} seconds")
-            return _LATE
+            Context().run(self._tell, self._late, f"no answer within {self._patience:g} seconds")
+            return self._late
         return task.result()
 
     async def close(self) -> None:
@@ -125,10 +133,17 @@ class Readiness:
     """The parts that a process depends on. Made by `open_readiness`."""
 
     def __init__(
-        self, *, store: Store, backends: Mapping[str, CABackend], audit_gate: AuditGate, pace: ReadinessPace
+        self,
+        *,
+        store: Store,
+        backends: Mapping[str, CABackend],
+        methods: Mapping[str, Authenticator],
+        audit_gate: AuditGate,
+        pace: ReadinessPace,
     ) -> None:
         self._store = store
         self._backends = backends
+        self._methods = {name: method for name, method in methods.items() if isinstance(method, ReportsHealth)}
         self._ca_patience = pace.ca_patience.total_seconds()
         watch = partial(_Watch, pace=pace)
         self._watches = {
@@ -136,6 +151,8 @@ class Readiness:
             "ca": watch("ca", self._ask_authorities, failed=_UNUSABLE),
             "audit": watch("audit", audit_gate.require, failed=Condition(text="not available", hinders=True)),
         }
+        if self._methods:
+            self._watches["methods"] = watch("methods", self._ask_methods, failed=_PARTLY_USABLE, late=_PARTLY_USABLE)
 
     async def conditions(self) -> Mapping[str, Condition]:
         """How each part does. Returns within the pace's patience."""
@@ -156,7 +173,14 @@ class Readiness:
         if ill:
             raise _Fault(_UNUSABLE if len(ill) == len(self._backends) else _PARTLY_USABLE, "; ".join(ill))
 
-    async def _ask(self, backend: CABackend) -> str | None:
+    async def _ask_methods(self) -> None:
+        """One that is away hinders nobody else: who has a certificate renews with it."""
+        answers = await asyncio.gather(*(self._ask(method) for method in self._methods.values()))
+        ill = [f"{name}: {answer}" for name, answer in zip(self._methods, answers, strict=True) if answer is not None]
+        if ill:
+            raise _Fault(_PARTLY_USABLE, "; ".join(ill))
+
+    async def _ask(self, backend: CABackend | ReportsHealth) -> str | None:
         if not isinstance(backend, ReportsHealth):
             return None  # it cannot say, and an enrolment will tell
         try:
@@ -172,10 +196,17 @@ _PARTLY_USABLE = Condition(text="partly usable")
 
 @asynccontextmanager
 async def open_readiness(
-    *, store: Store, backends: Mapping[str, CABackend], audit_gate: AuditGate, pace: ReadinessPace | None = None
+    *,
+    store: Store,
+    backends: Mapping[str, CABackend],
+    audit_gate: AuditGate,
+    methods: Mapping[str, Authenticator] = MappingProxyType({}),
+    pace: ReadinessPace | None = None,
 ) -> AsyncGenerator[Readiness]:
     """Watch over the parts until the end of the block. Nothing is examined before somebody asks."""
-    readiness = Readiness(store=store, backends=backends, audit_gate=audit_gate, pace=pace or ReadinessPace())
+    readiness = Readiness(
+        store=store, backends=backends, methods=methods, audit_gate=audit_gate, pace=pace or ReadinessPace()
+    )
     try:
         yield readiness
     finally:

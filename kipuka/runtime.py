@@ -497,7 +497,7 @@ async def open_runtime(
         await stack.enter_async_context(open_jobs(store, jobs, holder=holder))
         stack.push_async_callback(enrolment.drain)
         readiness = await stack.enter_async_context(
-            open_readiness(store=store, backends=backends, audit_gate=audit_gate)
+            open_readiness(store=store, backends=backends, audit_gate=audit_gate, methods=methods)
         )
         yield Runtime(
             settings=settings,

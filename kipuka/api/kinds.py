@@ -119,7 +119,11 @@ class Services(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuthenticatorKind(Generic[ConfigT]):
-    """A method of proving identity. `name` is the entry point's name and the section of the configuration file."""
+    """A method of proving identity. `name` is the entry point's name and the section of the configuration file.
+
+    `scheme` is that of the Authorization field it reads, in lower case; None for a method that reads none. Where two methods of one
+    scheme are on at the same path, `kipuka check` warns: each is shown what was meant for the other.
+    """
 
     name: str
     config: type[ConfigT]
@@ -127,6 +131,7 @@ class AuthenticatorKind(Generic[ConfigT]):
     check: Callable[[ConfigT], Iterable[Finding]] | None = None
     events: tuple[type[AuditEvent], ...] = ()
     needs: Callable[[ConfigT], Needs] | None = None
+    scheme: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

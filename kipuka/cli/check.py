@@ -51,7 +51,17 @@ from kipuka.cli.certificates import (
 from kipuka.cli.failures import ExitCode
 from kipuka.cli.mounts import file_system_of
 from kipuka.cli.no_store import NoStore
-from kipuka.config import Address, AuditSection, CAItem, DatabaseSection, Known, ServerSection, Settings, TLSSection
+from kipuka.config import (
+    Address,
+    AuditSection,
+    CAItem,
+    DatabaseSection,
+    Known,
+    Label,
+    ServerSection,
+    Settings,
+    TLSSection,
+)
 from kipuka.est.enveloped import signs_messages, unsuited
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.plugins import Plugins
@@ -507,6 +517,20 @@ class _Look:
                 self._warn(
                     f"{key}.auth", "every method of this label is disabled: nobody can enrol", "name another one"
                 )
+            self._schemes(label)
+
+    def _schemes(self, label: Label) -> None:
+        """Methods that read the same Authorization field are shown each other's secrets, and count them as failures (RULES C4)."""
+        kinds = self.plugins.authenticators
+        readers: dict[str, list[str]] = {}
+        for name in label.auth:
+            if (scheme := kinds[name].scheme) is not None:
+                readers.setdefault(scheme.lower(), []).append(name)
+        for scheme, names in readers.items():
+            if len(names) > 1:
+                key = "est" if label.name is None else f"est.label[{label.name}]"
+                problem = f"{' and '.join(names)} all read {scheme.title()} credentials: what is meant for one is tried on the others first"
+                self._warn(f"{key}.auth", problem, "give each a label of its own, and name one of them here")
 
     # --- plugins ---
 

@@ -73,9 +73,11 @@ async def store(database, clock):
 
 
 @asynccontextmanager
-async def watched(store, *, pace=ALWAYS_ANEW, sinks=(), **backends):
+async def watched(store, *, pace=ALWAYS_ANEW, sinks=(), methods=None, **backends):
     gate = AuditGate(store, sinks, recheck=timedelta(0))
-    async with open_readiness(store=store, backends=backends, audit_gate=gate, pace=pace) as readiness:
+    async with open_readiness(
+        store=store, backends=backends, audit_gate=gate, methods=methods or {}, pace=pace
+    ) as readiness:
         yield readiness
 
 
@@ -171,6 +173,23 @@ async def test_one_ca_of_two_that_is_ill_or_hangs_does_not_hinder_the_other(stor
         assert (await readiness.conditions())["ca"] == Condition(text="partly usable")
         well.problem = "neither"
         assert (await readiness.conditions())["ca"] == Condition(text="not usable", hinders=True)
+
+
+# --- the methods ---
+
+
+async def test_a_method_that_is_ill_is_told_and_hinders_nobody(store):
+    directory = CA()
+    async with watched(store, pace=IMPATIENT, methods={"ldap": directory, "silent": Silent()}) as readiness:
+        assert (await readiness.conditions())["methods"] == WELL
+        directory.problem = "ldaps://ldap.example.com: server_down"
+        assert (await readiness.conditions())["methods"] == Condition(text="partly usable")
+        directory.problem, directory.gate = None, asyncio.Event()
+        assert (await readiness.conditions())["methods"] == Condition(text="partly usable")
+        directory.gate = None
+        assert (await readiness.conditions())["methods"] == WELL
+    async with watched(store, methods={"silent": Silent()}) as readiness:
+        assert "methods" not in await readiness.conditions()
 
 
 # --- the sinks ---

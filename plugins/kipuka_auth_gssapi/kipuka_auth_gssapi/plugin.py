@@ -29,7 +29,11 @@ def _needs(settings: GSSAPISettings) -> Needs:
 @hookimpl
 def kipuka_authenticators() -> list[AuthenticatorKind[GSSAPISettings]]:
     """Kerberos tickets, section `[gssapi]`."""
-    return [AuthenticatorKind(name=METHOD, config=GSSAPISettings, open=open_gssapi, check=check_settings, needs=_needs)]
+    return [
+        AuthenticatorKind(
+            name=METHOD, config=GSSAPISettings, open=open_gssapi, check=check_settings, needs=_needs, scheme="negotiate"
+        )
+    ]
 
 
 @hookimpl

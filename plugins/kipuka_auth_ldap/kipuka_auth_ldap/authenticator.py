@@ -27,7 +27,7 @@ from kipuka.api import (
 )
 from kipuka_auth_ldap.basic import SignIn, read_basic
 from kipuka_auth_ldap.config import LDAPSettings
-from kipuka_auth_ldap.connection import Entry
+from kipuka_auth_ldap.connection import Deadline, Entry
 from kipuka_auth_ldap.mapping import NameMapping, Unmapped
 from kipuka_auth_ldap.sign_in import Directory, ServerTrouble
 from kipuka_auth_ldap.threads import DirectoryThreads, QueueFull, open_threads
@@ -53,7 +53,7 @@ class LDAPAuthenticator:
         self._directory = Directory(settings, self._mapping.attributes, self._report)
         self._threads = threads
         self._services = services
-        self._patience = settings.timeout.total_seconds() + SLACK
+        self._timeout = settings.timeout.total_seconds()
         self._probe_patience = settings.connect_timeout.total_seconds() * len(settings.servers) + SLACK
         self._lockouts: Lockouts = services.lockouts(settings.lockout_policy)
 
@@ -95,8 +95,8 @@ class LDAPAuthenticator:
 
     async def _ask(self, sign_in: SignIn) -> Entry | Refusal | Denied:
         try:
-            async with asyncio.timeout(self._patience):
-                return await self._threads.run(self._directory.sign_in, sign_in)
+            async with asyncio.timeout(self._timeout + SLACK):
+                return await self._threads.run(self._directory.sign_in, sign_in, Deadline(self._timeout))
         except QueueFull:
             return _busy(sign_in, "directory_queue_full", None)
         except TimeoutError:

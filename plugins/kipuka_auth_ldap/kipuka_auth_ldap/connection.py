@@ -72,6 +72,11 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
+    @property
+    def is_over(self) -> bool:
+        """Whether that moment has come."""
+        return time.monotonic() >= self._end
+
     def left(self) -> float:
         """Seconds until then. Raises `Trouble` when there are none."""
         seconds = self._end - time.monotonic()
@@ -267,10 +272,15 @@ def _encrypted(remote: socket.socket, host: str, ca_file: Path, limit: Deadline)
     try:
         context.load_verify_locations(cafile=ca_file)
         remote.settimeout(limit.left())
-        return context.wrap_socket(remote, server_hostname=host)
+        remote.getpeername()  # of a connection that is no more, wrap_socket makes one without TLS
+        encrypted = context.wrap_socket(remote, server_hostname=host)
     except OSError as error:
         remote.close()
         raise _away(error) from None
+    if encrypted.version() is None:
+        encrypted.close()
+        raise Trouble("server_down", "the server ended the connection", away=True)
+    return encrypted
 
 
 def is_dn(text: str) -> bool:

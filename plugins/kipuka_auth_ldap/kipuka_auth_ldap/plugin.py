@@ -18,4 +18,4 @@ KIPUKA_API = "1.0"
 @hookimpl
 def kipuka_authenticators() -> list[AuthenticatorKind[LDAPSettings]]:
     """Directory name and password, section `[ldap]`."""
-    return [AuthenticatorKind(name=METHOD, config=LDAPSettings, open=open_ldap, check=check_settings)]
+    return [AuthenticatorKind(name=METHOD, config=LDAPSettings, open=open_ldap, check=check_settings, scheme="basic")]

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from kipuka_auth_ldap.basic import SignIn
 from kipuka_auth_ldap.config import LDAPSettings, fill_dn, fill_filter
@@ -22,12 +21,15 @@ from kipuka_auth_ldap.connection import Deadline, Entry, Link, Server, open_link
 from kipuka_auth_ldap.escaping import escape_dn_value, escape_filter_value
 from kipuka_auth_ldap.verdicts import Refusal, Trouble, judge_bind, judge_service_bind
 
-__all__ = ["RETRY_AFTER", "Directory", "ServerTrouble"]
-
-T = TypeVar("T")
+__all__ = ["REFUSED_FOR", "RETRY_AFTER", "Directory", "ServerTrouble"]
 
 RETRY_AFTER = 30.0
 """For so many seconds a server that was away is asked only when the others do not answer."""
+
+REFUSED_FOR = 60.0
+"""For so many seconds a server that did not take the server's own account is not asked again only to see how it does: anybody may ask that,
+and a directory locks an account after some failures.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,47 +53,51 @@ class Directory:
         self._servers = settings.endpoints
         self._lock = threading.Lock()
         self._away: dict[str, float] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
 
-    def sign_in(self, credentials: SignIn) -> Entry | Refusal:
-        """The entry of whoever that is, with the attributes that were asked for. Raises `Trouble` when no server can say."""
-        return self._on_some_server(lambda link: self._sign_in(link, credentials))
+    def sign_in(self, credentials: SignIn, deadline: Deadline) -> Entry | Refusal:
+        """The entry of whoever that is, with the attributes that were asked for. Raises `Trouble` when no server can say in time.
+
+        The deadline began when the client asked: whoever has waited too long for a thread is gone, and its password is tried nowhere.
+        """
+        troubles: dict[str, Trouble] = {}
+        servers = self._ranked()
+        for place, server in enumerate(servers):
+            if deadline.is_over:
+                break
+            try:
+                share = deadline.share(len(servers) - place)
+                with open_link(server, share, connect_timeout=self._settings.connect_timeout.total_seconds()) as link:
+                    found = self._sign_in(link, credentials)
+            except Trouble as trouble:
+                troubles[server.uri] = trouble
+                self._note(server, trouble)
+                self._report(ServerTrouble(server=server.uri, reason=trouble.reason, explanation=trouble.explanation))
+            else:
+                self._note(server, None)
+                return found
+        if not troubles:
+            raise Trouble("timed_out", "no thread was free in time", away=True)
+        told = "; ".join(f"{uri}: {_told(trouble)}" for uri, trouble in troubles.items())
+        raise Trouble(next(reversed(troubles.values())).reason, told)
 
     def probe(self) -> Mapping[str, str | None]:
         """What is wrong with each server at the moment, or None: whether it answers, and takes the server's own account."""
         return {server.uri: self._probe(server) for server in self._servers}
 
     def _probe(self, server: Server) -> str | None:
+        refused = self._refused.get(server.uri)
+        if refused is not None and time.monotonic() < refused[0]:
+            return refused[1]
         timeout = self._settings.connect_timeout.total_seconds()
         try:
             with open_link(server, Deadline(timeout), connect_timeout=timeout) as link:
                 self._bind_service(link)
         except Trouble as trouble:
             self._note(server, trouble)
-            return f"{trouble.reason}: {trouble.explanation}"
+            return _told(trouble)
         self._note(server, None)
         return None
-
-    def _on_some_server(self, act: Callable[[Link], T]) -> T:
-        whole = Deadline(self._settings.timeout.total_seconds())
-        troubles: list[Trouble] = []
-        servers = self._ranked()
-        for place, server in enumerate(servers):
-            try:
-                share = whole.share(len(servers) - place)
-                with open_link(server, share, connect_timeout=self._settings.connect_timeout.total_seconds()) as link:
-                    found = act(link)
-            except Trouble as trouble:
-                troubles.append(trouble)
-                self._note(server, trouble)
-                self._report(ServerTrouble(server=server.uri, reason=trouble.reason, explanation=trouble.explanation))
-            else:
-                self._note(server, None)
-                return found
-        told = "; ".join(
-            f"{server.uri}: {trouble.reason}, {trouble.explanation}"
-            for server, trouble in zip(servers, troubles, strict=True)
-        )
-        raise Trouble(troubles[-1].reason, told, away=all(trouble.away for trouble in troubles))
 
     def _ranked(self) -> Sequence[Server]:
         """As configured, but those that were away a moment ago last."""
@@ -103,8 +109,11 @@ class Directory:
         with self._lock:
             if trouble is None:
                 self._away.pop(server.uri, None)
+                self._refused.pop(server.uri, None)
             elif trouble.away:
                 self._away[server.uri] = time.monotonic() + RETRY_AFTER
+            elif trouble.reason == "service_bind_failed":
+                self._refused[server.uri] = (time.monotonic() + REFUSED_FOR, _told(trouble))
 
     def _sign_in(self, link: Link, credentials: SignIn) -> Entry | Refusal:
         found = self._by_name(link, credentials) if self._settings.user_dn else self._by_search(link, credentials)
@@ -156,6 +165,10 @@ class Directory:
         dn = escape_filter_value(entry.dn)
         members = f"(|(member={dn})(uniqueMember={dn})(memberUid={escape_filter_value(known)}))"
         return link.find(group, filter_text=members, below=False, attributes=()) != "none"
+
+
+def _told(trouble: Trouble) -> str:
+    return f"{trouble.reason}: {trouble.explanation}"
 
 
 def _outside(group: str) -> Refusal:

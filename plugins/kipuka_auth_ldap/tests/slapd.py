@@ -190,7 +190,7 @@ class Slapd:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port, self.tls_port = free_port(), free_port()
+        self.port = self.tls_port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -221,7 +221,12 @@ class Slapd:
         )
         self._configuration.write_text(text)
         self.load(_TREE + "".join(_PEOPLE))
-        return self.start()
+        for attempt in range(3):  # a port that was free may be somebody else's by now
+            self.port, self.tls_port = free_port(), free_port()
+            with contextlib.suppress(RuntimeError, FileNotFoundError):
+                return self.start()
+            assert attempt < 2, (self.directory / "slapd.err").read_text()
+        raise AssertionError
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
@@ -263,8 +268,7 @@ class Slapd:
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError((self.directory / "slapd.err").read_text())
-        listening = Path("/proc/net/tcp").read_text(encoding="ascii")
-        return all(f"0100007F:{port:04X} 00000000:0000 0A" in listening for port in (self.port, self.tls_port))
+        return {self.port, self.tls_port} <= _listening(self._process.pid)
 
     def section(self, **changes: object) -> dict[str, object]:
         """`[ldap]` for this directory, with changes; None takes a key out."""
@@ -294,17 +298,29 @@ class Slapd:
         handle.unbind_s()
 
 
+def _listening(pid: int) -> set[int]:
+    """The ports on which that very process listens: somebody else's on the same port would be no directory."""
+    own: set[str] = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            own.add(str(file.readlink()))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own}
+
+
 class Stall:
     """A proxy on a port of its own that passes everything on, until it is told to swallow it: connections stay, nothing comes.
 
-    With `after` it swallows only what has these octets in it, and what comes after that. `sent` has all that clients sent, and
+    With `after` it swallows only what has these octets in it. With `forged` it adds these octets to the server's first answer. `sent` has all that clients sent, and
     `requests` the tag of each LDAP request where nothing is encrypted (RFC 4511, 4.2 to 4.12).
     """
 
-    def __init__(self, target: int, *, address: str = "127.0.0.1", after: bytes = b"") -> None:
+    def __init__(self, target: int, *, address: str = "127.0.0.1", after: bytes = b"", forged: bytes = b"") -> None:
         self._target = target
         self._listener = socket.create_server((address, 0))
         self.after = after
+        self.forged = forged
+        self.forgeries = 0
         self.sent: list[bytes] = []
         self.requests: list[int] = []
         self.port: int = self._listener.getsockname()[1]
@@ -348,6 +364,9 @@ class Stall:
             if data and client:
                 self.sent.append(data)
                 self.requests.append(_tag(data))
+            if self.forged and not client and not self.forgeries:
+                data += self.forged
+                self.forgeries += 1
             if data and not (self.stalled.is_set() and self.after in data):
                 far.sendall(data)
             return bool(data)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from kipuka.api import Authorization, Credentials
 from kipuka.testing.contract import AuthenticatorContract
 from kipuka.testing.harness import OpenedAuthenticator, credentials
 
-from .slapd import PASSWORD, Slapd
+from .slapd import PASSWORD, SERVICE_PASSWORD, Slapd
 
 
 def presenting(user: str, password: str = PASSWORD) -> Credentials:
@@ -32,6 +33,17 @@ class TestLDAP(AuthenticatorContract):
 
     def section(self, directory: Path) -> Mapping[str, object]:
         return self.slapd.section()
+
+    def secrets(self) -> Sequence[str]:
+        return [SERVICE_PASSWORD]
+
+    @contextlib.asynccontextmanager
+    async def out_of_reach(self, directory: Path) -> AsyncGenerator[None]:
+        self.slapd.stop()
+        try:
+            yield
+        finally:
+            self.slapd.start()
 
     async def good(self, opened: OpenedAuthenticator) -> Credentials:
         return presenting("alice")

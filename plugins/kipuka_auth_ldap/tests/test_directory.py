@@ -242,11 +242,12 @@ async def test_a_server_that_is_down_is_passed_over_and_then_asked_last(bench, s
 
 
 async def test_a_server_that_stalls_leaves_time_for_the_next_one(bench, slapd):
-    with Stall(slapd.tls_port) as proxy:
+    with Stall(slapd.port) as proxy:
         proxy.stalled.set()
-        ready = await bench(servers=[f"ldaps://127.0.0.1:{proxy.port}", slapd.encrypted], connect_timeout=0.3)
+        servers = [f"ldap://127.0.0.1:{proxy.port}", slapd.plain]
+        ready = await bench(servers=servers, timeout=1.5, allow_plaintext=True, ca_file=None)
         await ready.let_in("alice")
-        assert len(ready.troubles()) == 1
+        assert ready.troubles() == [(servers[0], "timed_out")]
 
 
 @pytest.mark.parametrize("stage", ["handshake", "start_tls", "handshake after start_tls", "search"])
@@ -280,8 +281,11 @@ async def test_a_full_queue_is_a_busy_denial_and_otherwise_nothing_waits_for_it(
         assert await ready.opened.services.run_blocking(lambda: 7) == 7  # the host's pool is free
         reasons = [(await one).reason for one in many]
         assert reasons.count("directory_queue_full") == 20 - 9
+        assert reasons.count("directory_timed_out") == 9
+        assert proxy.connections < 9  # whoever waited too long for a thread is not asked for any more
         proxy.stalled.clear()
-        await asyncio.sleep(0)
+        await ready.let_in("alice")
+        assert len(ready.troubles()) == proxy.connections - 1  # nor is that the server's fault
 
 
 async def test_the_servers_own_account_out_is_no_clients_failure(bench):
@@ -291,6 +295,29 @@ async def test_the_servers_own_account_out_is_no_clients_failure(bench):
         assert (denied.kind, denied.reason) == (DenialKind.BUSY, "directory_service_bind_failed")
         assert "changed-meanwhile" not in repr(denied)
     assert "service_bind_failed" in str(await ready.ldap.health())
+
+
+async def test_who_asks_for_health_does_not_lock_the_servers_own_account(bench, slapd):
+    """Anybody may ask for `/readyz`."""
+    with Stall(slapd.tls_port) as proxy:
+        ready = await bench(servers=[f"ldaps://127.0.0.1:{proxy.port}"], bind_password="changed-meanwhile")
+        said = [await ready.ldap.health() for _ in range(5)]
+        assert set(said) == {said[0]}
+        assert "service_bind_failed" in str(said[0])
+        assert proxy.connections == 1
+
+
+async def test_what_comes_before_tls_is_no_answer(bench, slapd):
+    """A stranger on the way cannot add a success to the answer to StartTLS, to be taken for the one to a bind."""
+    forged = bytes.fromhex("300c02010261070a010004000400") + bytes.fromhex("300c02010161070a010004000400")
+    with Stall(slapd.port, forged=forged) as proxy:
+        ready = await bench(
+            servers=[f"ldap://127.0.0.1:{proxy.port}"], user_base=None, user_dn=f"uid={{user}},{PEOPLE}"
+        )
+        denied = await ready.refused("alice", "wrong")
+        assert denied.reason in {"wrong_password", "directory_server_down"}
+        assert proxy.forgeries == 1
+        assert PASSWORD.encode() not in b"".join(proxy.sent)
 
 
 async def test_a_base_that_is_not_there_is_trouble(bench):

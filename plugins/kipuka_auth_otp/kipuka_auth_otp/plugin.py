@@ -24,7 +24,11 @@ KIPUKA_API = "1.0"
 @hookimpl
 def kipuka_authenticators() -> list[AuthenticatorKind[OTPSettings]]:
     """One-time passwords, section `[otp]`."""
-    return [AuthenticatorKind(name=METHOD, config=OTPSettings, open=open_otp, check=check_settings, events=EVENTS)]
+    return [
+        AuthenticatorKind(
+            name=METHOD, config=OTPSettings, open=open_otp, check=check_settings, events=EVENTS, scheme="basic"
+        )
+    ]
 
 
 @hookimpl

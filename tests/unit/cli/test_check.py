@@ -444,6 +444,21 @@ def test_the_header_limit_is_what_the_methods_need_or_what_is_written(deployment
     assert ("warning", "server.max_header_size") in found_of(needing(deployment, lambda _: Needs(header_size=73728)))
 
 
+def test_two_methods_that_read_one_field_are_warned_about_where_both_are_on(deployment):
+    """RULES C4: each counts as a failure what was meant for the other."""
+    deployment.configure({"est": {"label": [{"name": "devices", "auth": ["otp"]}]}})
+    composition = compose(deployment.config_file, {})
+    loaded = dict(composition.plugins.loaded)
+
+    def found(scheme):
+        kind = replace(composition.plugins.authenticators["mtls"], scheme=scheme)
+        loaded["mtls"] = replace(loaded["mtls"], authenticators=(kind,))
+        return found_of(replace(composition, plugins=replace(composition.plugins, loaded=loaded)))
+
+    assert found("negotiate") == found(None) == []
+    assert found("Basic") == [("warning", "est.auth")]
+
+
 def test_needs_that_raise_are_their_plugins_fault(deployment):
     def needs(settings):
         raise RuntimeError("hunter2")
