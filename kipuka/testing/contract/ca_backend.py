@@ -78,6 +78,10 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
         """While this is entered, the CA takes orders and nobody hears its answers; None: that cannot happen, or not here."""
         return None
 
+    def creation_options(self, directory: Path) -> Mapping[str, str]:
+        """What `CreatesCA` needs beyond the common plan: the `--set KEY=VALUE` of `kipuka ca create`."""
+        return {}
+
     async def decide(self, opened: OpenedCABackend, pending: Pending) -> None:
         """Let the CA say yes to what it has promised to decide, as its operator would."""
 
@@ -624,6 +628,7 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
             "key_type": "p256",
             "root_days": 30,
             "issuing_days": 20,
+            "options": self.creation_options(directory.parent),
             **changes,
         }
         return self.kind.creator.create(CAPlan(**plan))
