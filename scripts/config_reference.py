@@ -36,6 +36,7 @@ HOST = (
     ("[est]", sections.ESTSection),
     ("[[est.label]]", sections.LabelItem),
     ("[[profile]]", sections.ProfileItem),
+    ("[[profile.certificate_policies]]", sections.PolicyItem),
     ("[auth]", sections.AuthSection),
     ("gssapi", None),
     ("ldap", None),

@@ -423,7 +423,9 @@ SignatureHash = Literal["sha256", "sha384", "sha512", "sha3-256", "sha3-384", "s
 
 
 class PolicyItem(Section):
-    """A certificate policy (RFC 5280, 4.2.1.4)."""
+    """A policy under which certificates of the profile are issued (RFC 5280, 4.2.1.4). Several stand in one line too:
+    `certificate_policies = [{ oid = "1.3.6.1.4.1.99999.1", cps = "http://pki.example.com/cps" }, { oid = "1.3.6.1.4.1.99999.2" }]`.
+    """
 
     oid: str
     """The policy's object identifier, dotted."""
@@ -546,8 +548,7 @@ class ProfileItem(Section):
     not listed is refused."""
 
     certificate_policies: tuple[PolicyItem, ...] = Field(default=(), max_length=8)
-    """Policies under which certificates are issued: `[{ oid = "1.3.6.1.4.1.99999.1", cps = "http://pki.example.com/cps" }]`, where `cps` may be left
-    out."""
+    """Policies under which certificates are issued."""
 
     ca_issuers: tuple[_Glob, ...] = Field(default=(), max_length=4)
     """Where the CA's certificate is to be had: URIs, for verifiers that miss it (authority information access)."""

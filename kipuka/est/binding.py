@@ -130,6 +130,7 @@ def _verify(octets: bytes | None, own: tuple[Binding, bytes] | None) -> Binding:
             "the request is linked to a TLS connection, but this one has no channel binding; use TLS 1.3, or TLS 1.2 with "
             "extended master secret",
             reason="binding_unavailable",
+            rule="channel_binding",
         )
     if octets is None or not _is(octets, own):
         raise ProofOfPossessionFailed(
