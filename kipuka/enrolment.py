@@ -68,15 +68,25 @@ from kipuka.est.enveloped import Algorithms, KeyEncryption, KeySigner, choose, u
 from kipuka.est.keygen import KeyPart, encrypt_to, encrypted_key, plain_key
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD, alternative_names
-from kipuka.store import certificates, enrolments, replaced, replay
+from kipuka.store import certificates, enrolments, name_changes, replaced, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store, is_of_store, is_unknown
 from kipuka.store.events import audit_all
+from kipuka.store.name_changes import NameChangeApproval
 from kipuka.x509.generate import GeneratedKey, KeyKind, generate, kind_for, request_for
 from kipuka.x509.issued import is_issued_by, mismatch, ordered_extensions
 from kipuka.x509.keys import check_key, describe_key, spki_sha256
-from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
+from kipuka.x509.names import (
+    format_dn,
+    format_general_name,
+    holder_digest,
+    parse_dn,
+    parse_general_name,
+    same_general_names,
+    same_name,
+    visible,
+)
 from kipuka.x509.path import PathVerdict
 from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Grant, Profile, authorise
@@ -210,6 +220,7 @@ class _Attempt:
     binding: str | None = None
     envelope: _Envelope | None = None
     on_behalf_of: str | None = None  # whom a registration authority asks for
+    approval: NameChangeApproval | None = None  # an administrator's, for the names that are asked for
     renamed_from: str | None = None  # the names of the certificate before, where others were asked for
     replaces: str | None = None  # the fingerprint of the recorded certificate that is renewed
     opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
@@ -449,14 +460,14 @@ class Enrolment:
         if renewal:
             subject, names = await self._names_of_reenrolment(attempt)
             if csr.name_change is not None:
-                return self._other_names(attempt, csr.name_change, whom(subject, names))
+                return await self._other_names(attempt, csr.name_change, whom(subject, names))
             if attempt.on_behalf_of is not None:
                 return renewed_for(identity, subject, names)
         elif attempt.on_behalf_of is not None:
             return self._vouched_for(attempt, subject, names)
         return Asked(identity=identity, subject=subject, sans=names)
 
-    def _other_names(self, attempt: _Attempt, change: NameChange, before: str) -> Asked:
+    async def _other_names(self, attempt: _Attempt, change: NameChange, before: str) -> Asked:
         """RULES F3; RFC 6402, 2.8: the names that a renewal asks for in place of the certificate's. What is granted of them is F1's affair."""
         profile, identity = attempt.request.service.profile, _known(attempt.identity)
         if not profile.change_subject_name:
@@ -464,10 +475,23 @@ class Enrolment:
         attempt.renamed_from = visible(before)
         if attempt.on_behalf_of is not None:
             return self._vouched_for(attempt, change.subject, change.sans)
+        attempt.approval = await self._approval(attempt, change)
+        if attempt.approval is not None:
+            return renewed_for(identity, change.subject, change.sans)
         if profile.names == "identity" and not same_name(change.subject, identity.subject or x509.Name([])):
             shown = visible(format_dn(change.subject)) or "an empty subject"
             raise NameRefused(f"the subject {shown} is not permitted for {identity.name}", rule="names")
         return Asked(identity=identity, subject=change.subject, sans=change.sans)
+
+    async def _approval(self, attempt: _Attempt, change: NameChange) -> NameChangeApproval | None:
+        """RULES F3: an administrator's word for just these names, where there is one for the certificate that is renewed."""
+        if attempt.replaces is None:
+            return None
+        found = await self._store.read(partial(name_changes.find, certificate=attempt.replaces))
+        if found is None or not same_name(parse_dn(found.subject), change.subject):
+            return None
+        names = [parse_general_name(name) for name in found.names]
+        return found if same_general_names(names, change.sans) else None
 
     def _vouched_for(self, attempt: _Attempt, subject: x509.Name, sans: Sequence[x509.GeneralName]) -> Asked:
         profile = attempt.request.service.profile
@@ -829,6 +853,7 @@ class Enrolment:
             unique=request.service.profile.unique_keys,
             presented=_fingerprint(attempt.certificate),
             revoke_after=request.service.profile.revoke_replaced_after,
+            approval=attempt.approval,
             spender=self._spenders.get(claim.plugin) if claim else None,
             window=None if request.service.remote else request.service.replay_window,
             opening=tuple(attempt.opening),
@@ -1139,6 +1164,7 @@ def _record(
     unique: bool,
     presented: str | None,
     revoke_after: timedelta | None,
+    approval: NameChangeApproval | None,
     spender: SpendsOnIssue | None,
     window: timedelta | None,
     opening: tuple[AuditEvent, ...],
@@ -1152,12 +1178,8 @@ def _record(
     then forgotten before anybody has seen it. A remote CA (`window` None) knows it by now, so it is recorded and handed out.
     With `replacing`, where the earlier one's private key is lost, it is the earlier one that goes: it is revoked.
     """
-    objection = _revoked_meanwhile(tx, presented, certificate.replaces, schedules=revoke_after is not None)
-    if objection is not None:
-        return objection
-    if unique:
-        certificates.lock_key(tx, certificate.spki_sha256)
-    objection = _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
+    schedules = revoke_after is not None
+    objection = _objection(tx, certificate, presented=presented, unique=unique, schedules=schedules)
     if objection is not None:
         return objection
     answered = None
@@ -1173,6 +1195,8 @@ def _record(
             enrolments.settle(tx, row.id, state="replayed", reason="answered_meanwhile", spender=spender)
         audit_all(tx, events=(*opening, replayed(answered)))
         return answered
+    if approval is not None and not name_changes.use(tx, approval):
+        return NameRefused("the change of names was approved once, and is used", reason="approval_used")
     enrolments.record(tx, row, certificate, spender, exists=exists)
     if certificate.replaces is not None and revoke_after is not None:
         replaced.schedule(tx, certificate.replaces, certificate.issued_at + revoke_after)
@@ -1205,6 +1229,18 @@ _KEY_LOST = "its private key was asked for again, and is kept nowhere"
 def _no_longer_to_be_had() -> BackendUnavailable:
     detail = "the certificate that this request led to is no longer to be had, try again"
     return BackendUnavailable(detail, retry_after=timedelta(seconds=1), reason="replay_ended")
+
+
+def _objection(
+    tx: Tx, certificate: RecordedCertificate, *, presented: str | None, unique: bool, schedules: bool
+) -> RequestError | None:
+    """What has come between since the request was authorised, and stands against its certificate."""
+    revoked = _revoked_meanwhile(tx, presented, certificate.replaces, schedules=schedules)
+    if revoked is not None:
+        return revoked
+    if unique:
+        certificates.lock_key(tx, certificate.spki_sha256)
+    return _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
 
 
 def _revoked_meanwhile(tx: Tx, presented: str | None, replaces: str | None, *, schedules: bool) -> RequestError | None:

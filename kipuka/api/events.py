@@ -51,6 +51,7 @@ __all__ = [
     "LockedOutAddress",
     "LockoutReleased",
     "LockoutsListed",
+    "NameChangeApproved",
     "Outcome",
     "RequestRejected",
     "RevocationNotTold",
@@ -436,6 +437,20 @@ class CertificateHoldLifted(AuditEvent):
     comment: str | None
 
 
+class NameChangeApproved(AuditEvent):
+    """An administrator lets the certificate be renewed once under other names (`new_subject`, `new_names`: all of them), until then."""
+
+    name: ClassVar[str] = "name_change_approved"
+    outcome: ClassVar[Outcome] = "success"
+    ca: str
+    serial: str
+    fingerprint: str
+    subject: str
+    new_subject: str
+    new_names: tuple[str, ...]
+    until: str
+
+
 class RevocationTold(AuditEvent):
     """The certification authority has taken note of a revocation, or of the end of a hold (`removeFromCRL`)."""
 
@@ -591,6 +606,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     EnrolmentRecovered,
     CertificateRevoked,
     CertificateHoldLifted,
+    NameChangeApproved,
     RevocationTold,
     RevocationNotTold,
     AdminAccess,

@@ -1,4 +1,4 @@
-"""`kipuka cert list|show|revoke`.
+"""`kipuka cert list|show|revoke|rename`.
 
 In the room: filters, paging, layout, and the order that a command line stands for. Not in the room: the record
 (`kipuka.store.certificates`) and what revoking means (`kipuka.revocation`).
@@ -225,6 +225,45 @@ def revoke(
     click.echo(_report(revoked, order), err=True)
     if revoked.certificate.untold_reason is not None:
         click.echo("the CA could not be told yet: the server goes on trying", err=True)
+
+
+@command.command()
+@config_option
+@click.option("--subject", default="", metavar="DN", help="The new subject, as RFC 4514 writes it. Default: none.")
+@click.option(
+    "--san",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A new alternative name: DNS:a.example, IP:192.0.2.1, email:a@example.com, URI:urn:device:1. May be repeated. Default: none.",
+)
+@click.option("--until", callback=moment, required=True, metavar="TIME", help="When the approval ends.")
+@json_option
+@click.argument("certificate", metavar="ID")
+def rename(
+    *, config: Path, subject: str, names: tuple[str, ...], until: datetime, as_json: bool, certificate: str
+) -> None:
+    """Let a certificate change its names. ID is its SHA-256 fingerprint, CA/SERIAL, or a serial number that only one CA has used (RULES E4).
+
+    Its holder may renew it once under exactly these names, by a request with ChangeSubjectName (RFC 6402), where the profile says
+    change_subject_name. A second approval takes the place of the first.
+    """
+    from kipuka.cli.host import with_store
+    from kipuka.name_changes import NameChangeOrder, approve_name_change
+
+    order = NameChangeOrder(id=certificate, subject=subject, names=names, until=until)
+    approval = with_store(config, lambda store: approve_name_change(store, order))
+    if as_json:
+        write_json(
+            {
+                "id": approval.certificate,
+                "subject": approval.subject,
+                "names": list(approval.names),
+                "until": timestamp(approval.until),
+            }
+        )
+    shown = ", ".join(name for name in (approval.subject, *approval.names) if name)
+    click.echo(f"{approval.certificate[:16]}... may be renewed as {shown} until {timestamp(approval.until)}", err=True)
 
 
 def _report(revoked: Revoked, order: RevocationOrder) -> str:

@@ -50,6 +50,7 @@ from kipuka.http.generations import Generation, Generations
 from kipuka.http.health import HEALTH_PATHS, alive, is_probe, ready
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files, raise_open_files
 from kipuka.http.listeners import CertificateRequest, Purpose, certificate_request
+from kipuka.http.name_change_routes import name_change_routes
 from kipuka.http.proxy_protocol import Proxies
 from kipuka.http.rates import Pace, RequestRate
 from kipuka.http.reports import open_reports
@@ -139,6 +140,10 @@ def _mount_admin(app: Quart, runtime: Runtime, administrators: Administrators) -
     host += [
         MountedRoute(route=route, opened=runtime.revocations, services=runtime.host_services)
         for route in revocation_routes()
+    ]
+    host += [
+        MountedRoute(route=route, opened=runtime.store, services=runtime.host_services)
+        for route in name_change_routes()
     ]
     plugins = [MountedRoute(route=item.route, opened=item.opened, services=item.services) for item in runtime.routes]
     for mounted in (*host, *plugins):

@@ -39,6 +39,7 @@ __all__ = [
     "lockouts",
     "metadata",
     "moment",
+    "name_changes",
     "nodes",
     "writers",
 ]
@@ -115,6 +116,15 @@ certificates = Table(
         sqlite_where=text("untold_reason IS NOT NULL"),
         postgresql_where=text("untold_reason IS NOT NULL"),
     ),
+)
+
+name_changes = Table(
+    "name_changes",
+    metadata,
+    Column("certificate", String(64), primary_key=True),  # its fingerprint
+    Column("subject", Text, nullable=False),  # RFC 4514
+    Column("names", Text, nullable=False),  # JSON list of formatted general names
+    Column("until", String(27), nullable=False),
 )
 
 enrolments = Table(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from kipuka.testing import der
-from kipuka.testing.pki import Attribute, Credential, common_name, make_csr
+from kipuka.testing.pki import Attribute, Credential, common_name, make_csr, make_root
+from kipuka.x509.revocation import Reason
+
+from .records import revoke
 
 pytestmark = pytest.mark.server
 
@@ -201,3 +209,85 @@ def test_an_attribute_that_cannot_be_read_is_told_before_anybody_is_asked(server
     )
     assert refused.status == 400
     assert "ChangeSubjectName" in refused.text
+
+
+# --- an administrator's word
+
+
+def ahead(**time):
+    return (datetime.now(UTC) + timedelta(**time)).isoformat()
+
+
+def approve(server, device, **body):
+    digest = device.certificate.fingerprint(SHA256()).hex()
+    answer = server.admin("POST", f"/admin/certificates/{digest}/name-change", {"until": ahead(hours=1), **body})
+    return answer.status, json.loads(answer.body)
+
+
+def test_an_administrator_approves_names_that_the_client_could_not_have(server):
+    """RULES F3: just these, once, audited with who approved it."""
+    device = enrolled(server, "ws-20", label="own")
+    before = server.last_sequence
+    status, body = approve(server, device, subject="CN=ws-21", names=["DNS:WS-21.example"])
+    assert (status, body["subject"], body["names"]) == (200, "CN=ws-21", ["DNS:ws-21.example"])
+    approved = server.wait_for_audit("name_change_approved", after=before)
+    assert (approved["data"]["subject"], approved["data"]["new_subject"]) == ("CN=ws-20", "CN=ws-21")
+    client = server.client(device)
+    for asked in (change(common_name("ws-22"), dns=("ws-21.example",)), change(common_name("ws-21"))):
+        refused = client.reenroll(make_csr(device.subject, attributes=(asked,)), label="own")
+        assert (refused.status, "not permitted" in refused.text) == (403, True)
+    asked = change(common_name("ws-21"), dns=("ws-21.example",))
+    answer = client.reenroll(make_csr(device.subject, attributes=(asked,)), label="own")
+    assert answer.status == 200, answer.text
+    assert (answer.certificate.subject, dns_names(answer.certificate)) == (common_name("ws-21"), ["ws-21.example"])
+    again = client.reenroll(make_csr(device.subject, attributes=(asked,)), label="own")
+    assert again.status == 403
+
+
+def test_by_the_command_line_too_and_two_at_once_use_it_once(server):
+    """RULES F3, K7: beside a running server; of two requests under way one gets the names."""
+    device = enrolled(server, "ws-23", label="own")
+    digest = device.certificate.fingerprint(SHA256()).hex()
+    server.deployment.kipuka("cert", "rename", digest, "--subject", "CN=ws-24", "--until", ahead(hours=1))
+    requests = [make_csr(device.subject, attributes=(change(common_name("ws-24")),)) for _ in range(4)]
+    with ThreadPoolExecutor() as threads:
+        answers = list(threads.map(lambda csr: server.client(device).reenroll(csr, label="own"), requests))
+    assert sorted(answer.status for answer in answers) == [200, 403, 403, 403]
+
+
+def test_an_approval_does_not_go_beyond_the_profile(server):
+    """RULES F3: neither where changes are not allowed, nor beyond the patterns."""
+    fixed, patterned = server.enrol("ws-25"), enrolled(server, "ws-26", label="free")
+    for device, label, rule in ((fixed, None, "change_subject_name"), (patterned, "free", "subject_patterns")):
+        assert approve(server, device, subject="CN=dc")[0] == 200
+        csr = make_csr(device.subject, attributes=(change(common_name("dc")),))
+        refused = server.client(device).reenroll(csr, label=label)
+        assert refused.status == 403
+        assert f"(rule {rule})" in refused.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"subject": "CN=a", "until": ahead(hours=-1)},
+        {"subject": "CN=a", "until": ahead(days=400)},
+        {},
+        {"subject": "nonsense"},
+        {"names": ["DNS:a b"]},
+        {"names": ["RID:1.2.3"]},
+        {"subject": "CN=a", "comment": "x"},
+    ],
+    ids=["past", "far", "no name", "no DN", "no DNS name", "form", "unknown member"],
+)
+def test_an_approval_that_cannot_be_meant_is_refused(server, body):
+    device = enrolled(server, "ws-27", label="own")
+    status, answer = approve(server, device, **body)
+    assert (status, answer["error"]) in {(400, "invalid_fields"), (400, "malformed_request")}
+
+
+def test_what_is_not_there_or_revoked_changes_no_names(server):
+    stranger = make_root().issue_client()
+    assert approve(server, stranger, subject="CN=a")[0] == 404
+    device = server.enrol("ws-28")
+    revoke(server.deployment, device, Reason.SUPERSEDED)
+    assert approve(server, device, subject="CN=a")[0] == 409

@@ -111,6 +111,15 @@ def test_it_enrols_others_and_both_are_told_in_record_and_audit(server, authorit
         assert found["identity"] == "mtls:CN=gate-1,OU=RA"
 
 
+def test_a_key_that_the_server_makes_for_another_has_the_others_names(server, authority):
+    """RULES F4, J1: the certificate is in nobody's name but the device's."""
+    before = server.last_sequence
+    answer = server.client(authority).enroll(make_csr(common_name="meter-keyless"), operation="serverkeygen")
+    assert answer.status == 200, answer.text
+    issued = server.wait_for_audit("certificate_issued", after=before, operation="serverkeygen")
+    assert (issued["data"]["subject"], issued["data"]["on_behalf_of"]) == ("CN=meter-keyless", "CN=meter-keyless")
+
+
 def test_a_device_that_it_enrolled_renews_by_itself(server, authority):
     """RULES F4: it is a certificate as any other."""
     device = enrol_device(server, authority, "meter-alone")
