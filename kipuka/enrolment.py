@@ -514,7 +514,7 @@ class Enrolment:
             public_key=key,
             wants_ca=csr.wants_ca,
             asked_extensions=csr.asked_extensions(service.profile.copy_extensions),
-            renewal=attempt.request.credentials.operation is Operation.SIMPLEREENROLL,
+            renewal=attempt.request.credentials.operation is Operation.SIMPLEREENROLL and attempt.renamed_from is None,
         )
         objection = await self._store.read(
             partial(

@@ -146,9 +146,10 @@ class Linting:
     def examine(self, deployment: Deployment) -> list[str]:
         """What is said against the certificates in a stopped server's record, and against none of its shape before."""
         try:
-            return list(self._examine(deployment.issued(), _authorities(deployment)))
-        except (LookupError, sqlite3.Error):
-            return []  # in PostgreSQL, gone with the test, or what the test was about
+            issued, authorities = list(deployment.issued()), _authorities(deployment)
+        except (LookupError, ValueError, OSError, sqlite3.Error):
+            return []  # in PostgreSQL, gone with the test, or spoilt by it
+        return list(self._examine(issued, authorities))
 
     def _examine(self, issued: Iterable[bytes], authorities: dict[x509.Name, bytes]) -> Iterator[str]:
         for der in issued:

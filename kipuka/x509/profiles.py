@@ -202,8 +202,8 @@ def authorise(
 
     `subject` and `sans` are what the CSR asks for, `wants_ca` whether it asks for CA:TRUE, `asked_extensions` those of the profile's
     `copy_extensions` that it asks for. Every other extension that a CSR may ask for is the profile's affair: its value is
-    issued, whatever was asked for. A `renewal` keeps the subject it has: nothing is put into the profile's template, and what is fixed there
-    needs no pattern. Raises NameRefused, which names what is refused and the rule, and BadCSR.
+    issued, whatever was asked for. What is fixed in the profile's template needs no pattern. A `renewal` keeps the subject it has: nothing is
+    put into the template. Raises NameRefused, which names what is refused and the rule, and BadCSR.
     """
     if wants_ca:
         raise BadCSR("the CSR asks to become a certification authority", reason="ca_requested")
@@ -217,7 +217,7 @@ def authorise(
         wanted = [*sans, *_unasked(profile, identity)]
         granted = [_identity_san(profile, identity, asked, permitted=permitted, hosts=hosts) for asked in wanted]
     else:
-        fixed: _Fixed = profile.subject.fixed if renewal and profile.subject is not None else set()
+        fixed: _Fixed = set() if profile.subject is None else profile.subject.fixed
         granted_subject = _csr_subject(profile, subject, fixed=fixed)
         granted = [_csr_san(profile, asked) for asked in sans]
     if profile.subject is not None and not renewal:

@@ -14,6 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from kipuka.testing import der
 from kipuka.testing.pki import Attribute, Credential, common_name, make_csr, make_root
+from kipuka.x509.names import parse_dn
 from kipuka.x509.revocation import Reason
 
 from .records import revoke
@@ -36,6 +37,7 @@ def server(kipuka_servers):
                     {"name": "lenient", "profile": "lenient"},
                     {"name": "own", "profile": "own", **authorities},
                     {"name": "fixed", **authorities},
+                    {"name": "put", "profile": "put"},
                     {"name": "ra", "profile": "ra"},
                 ]
             },
@@ -44,6 +46,7 @@ def server(kipuka_servers):
                 {"name": "free", "names": "csr", **patterns, **changing},
                 {"name": "lenient", "names": "csr", "reenrol_names": "from-certificate", **patterns, **changing},
                 {"name": "own", **changing},
+                {"name": "put", "names": "csr", "subject": "CN={CN},O=Example", **patterns, **changing},
                 {"name": "ra", "extended_key_usage": ["clientAuth", "cmcRA"]},
             ],
         }
@@ -91,6 +94,16 @@ def test_the_new_names_are_issued_within_the_profiles_patterns(server):
     assert dns_names(answer.certificate) == ["two.ws.example", "three.ws.example"]
     event = server.wait_for_audit("certificate_issued", after=before, operation="simplereenroll")
     assert (event["data"]["renamed_from"], event["data"]["subject"]) == ("CN=ws-1", "CN=ws-2")
+
+
+def test_new_names_are_put_together_as_those_of_a_first_certificate_are(server):
+    """RULES F1, F3: the profile's `subject` holds for every name that was not in a certificate before."""
+    device = enrolled(server, "ws-1", label="put")
+    assert device.subject == parse_dn("CN=ws-1,O=Example")
+    csr = make_csr(device.subject, attributes=(change(common_name("ws-2")),))
+    answer = server.client(device).reenroll(csr, label="put")
+    assert answer.status == 200, answer.text
+    assert answer.certificate.subject == parse_dn("CN=ws-2,O=Example")
 
 
 def test_what_the_attribute_does_not_have_is_taken_away(server):

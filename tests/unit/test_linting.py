@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -50,6 +52,33 @@ def test_a_shape_is_linted_once_and_a_bad_one_each_time(monkeypatch):
     monkeypatch.setattr("tests.linting.lint", lambda der, issuer: ["ERROR pkix.x"])
     other = ROOT.issue_client("device-1", dns=("a.example",)).der
     assert [text.splitlines()[1] for text in linting._examine([good[0], other, other], {})] == ["ERROR pkix.x"] * 2
+
+
+class Left:
+    """A deployment as a test leaves it."""
+
+    def __init__(self, directory, record):
+        self.directory, self._record = directory, record
+        self.settings = {"ca": [{"cert": "ca.pem"}, {"token": "of another backend"}]}
+        (directory / "ca.pem").write_bytes(ROOT.pem)
+
+    def issued(self):
+        if isinstance(self._record, Exception):
+            raise self._record
+        yield from self._record
+
+
+def test_what_a_server_leaves_is_linted_with_its_cas_certificate(tmp_path):
+    """A certificate that is good by itself, and names the key of another CA than the one that signed it."""
+    strange = make_root("Linted").issue_client("ws42").der
+    (said,) = Linting().examine(Left(tmp_path, [strange]))
+    assert "pkix." in said
+    assert "BEGIN CERTIFICATE" in said
+    assert Linting().examine(Left(tmp_path, [ROOT.issue_client("ws42").der])) == []
+
+
+def test_a_record_that_a_test_has_spoilt_says_nothing(tmp_path):
+    assert Linting().examine(Left(tmp_path, sqlite3.DatabaseError("file is not a database"))) == []
 
 
 def test_what_differs_in_more_than_letters_and_figures_has_another_shape():

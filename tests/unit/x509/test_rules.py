@@ -214,6 +214,16 @@ def test_a_subject_is_put_together_from_what_was_granted():
     assert format_dn(decide(asked).subject) == "CN=device-1-device-1,O=Example GmbH"
 
 
+def test_what_is_fixed_in_a_subject_may_be_asked_for():
+    """A request may have what the certificate will have anyway, and what a renewal has to repeat."""
+    profile = replace(WEB, subject=SubjectTemplate("CN={CN},OU=Devices,C=DE"))
+    granted = decide(profile, subject=parse_dn("CN=device-1,OU=Devices,C=DE")).subject
+    assert format_dn(granted) == "CN=device-1,OU=Devices,C=DE"
+    for other in ("CN=device-1,OU=Admins", "CN=device-1,C=FR", "CN=device-1,ST=Devices"):
+        with pytest.raises(NameRefused, match="rule subject_patterns"):
+            decide(profile, subject=parse_dn(other))
+
+
 @pytest.mark.parametrize("evil", ["x,O=Evil", "x+OU=Admins", "{O}", "x\\2cO\\3dEvil", "#0c0165", " x ", 'a"b'])
 def test_no_value_becomes_a_component_of_the_subject(evil):
     """DESIGN.md, guarantee 5: what is filled in is one value, whatever it looks like."""
