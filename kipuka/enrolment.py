@@ -149,6 +149,9 @@ class LabelService:
     validity: timedelta
     authentication: Recognises
     replay_window: timedelta = timedelta(0)  # how long a lost answer can be asked for again (RULES D4)
+    csr_attributes: bytes | None = field(
+        default=None, repr=False
+    )  # the DER of what is asked of requests; None: nothing
     operations: frozenset[Operation] = frozenset(Operation)  # those that are on
     serverkeygen: bool = True  # whether private keys are made here (RULES J1)
     registration_authorities: tuple[CertificatePattern, ...] = ()  # who may ask for others (RULES F4)

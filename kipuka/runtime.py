@@ -61,6 +61,7 @@ from kipuka.authentication import Authentication, LabelAuthentication, LateRenew
 from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Unsettled
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
+from kipuka.csr_attributes import csr_attributes
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService
 from kipuka.est.enveloped import KeyEncryption, KeySigner, key_identifier, unsuited
 from kipuka.jobs import open_jobs, recovery
@@ -451,6 +452,7 @@ async def open_runtime(
                 validity=label.profile.validity_under(settings.ca(label.ca).validity),
                 authentication=doors[name],
                 replay_window=label.replay_window,
+                csr_attributes=csr_attributes(label.profile),
                 operations=frozenset(
                     operation for operation in Operation if label.operations is None or operation in label.operations
                 ),

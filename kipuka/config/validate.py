@@ -31,8 +31,8 @@ NOT_YET = "not available in this version"
 LATER: Mapping[tuple[str, ...], str] = {
     ("server", "public_listen"): "take the key out",
     ("server", "proxy_protocol"): "take the key out",
-    ("est", "csrattrs"): "take the key out; csrattrs is answered 204",
-    ("est", "label", "csrattrs"): "take the key out",
+    ("est", "csrattrs"): "take the key out; what csrattrs asks for follows from the profile",
+    ("est", "label", "csrattrs"): "take the key out; what csrattrs asks for follows from the profile",
 }
 """Keys and sections that a later version brings (RULES K1), without positions, and what to do now."""
 

@@ -17,7 +17,7 @@ from kipuka.api import Credentials, MethodNotAllowed, Operation, UnknownResource
 from kipuka.enrolment import Enrolled, Enrolment, EnrolmentRequest, LabelService, Postponed
 from kipuka.est.cms import certs_only
 from kipuka.est.keygen import KEY_AND_CERTIFICATE, KeyPart, key_and_certificate
-from kipuka.est.wire import CA_CERTS, CERTS_ONLY, PKCS10, Base64Lines, encode_response, one_line
+from kipuka.est.wire import CA_CERTS, CERTS_ONLY, CSRATTRS, PKCS10, Base64Lines, encode_response, one_line
 from kipuka.http.door import Visit, authorization_of, check_body, refuse_cross_site, require_media_type
 from kipuka.http.responses import no_content, seconds
 
@@ -56,7 +56,7 @@ class EstResources:
             case Operation.CACERTS:
                 return await self._ca_certificates(request, service)
             case Operation.CSRATTRS:
-                return no_content()  # RFC 8951, 4: no attributes are asked for
+                return self._csr_attributes(request, service)
             case _:
                 return await self._enrol(request, visit, service, operation)
 
@@ -80,6 +80,12 @@ class EstResources:
         """RFC 7030, 4.1.3: the issuing certificate and its chain up to the root."""
         chain = await self.enrolment.ca_certificates(service)
         return self._base64(request, certs_only(chain.certificates), content_type=CA_CERTS)
+
+    def _csr_attributes(self, request: Request, service: LabelService) -> Response:
+        """RFC 7030, 4.5.2, as RFC 8951, section 4 has it; 204 where nothing is asked for."""
+        if service.csr_attributes is None:
+            return no_content()
+        return self._base64(request, service.csr_attributes, content_type=CSRATTRS)
 
     async def _enrol(self, request: Request, visit: Visit, service: LabelService, operation: Operation) -> Response:
         """RFC 7030, 4.2 and 4.4."""

@@ -65,7 +65,7 @@ KeyKind = Literal[
     "mldsa65",
     "mldsa87",
 ]
-SignatureKind = Literal["md5", "sha1", "sha256", "sha384", "sha512", "pss"]
+SignatureKind = Literal["md5", "sha1", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512", "pss"]
 
 CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
@@ -84,6 +84,9 @@ _HASHES: Mapping[str, type[hashes.HashAlgorithm]] = {
     "sha256": hashes.SHA256,
     "sha384": hashes.SHA384,
     "sha512": hashes.SHA512,
+    "sha3-256": hashes.SHA3_256,
+    "sha3-384": hashes.SHA3_384,
+    "sha3-512": hashes.SHA3_512,
 }
 _RSA_ALGORITHMS = {
     "md5": "1.2.840.113549.1.1.4",
@@ -91,12 +94,18 @@ _RSA_ALGORITHMS = {
     "sha256": "1.2.840.113549.1.1.11",
     "sha384": "1.2.840.113549.1.1.12",
     "sha512": "1.2.840.113549.1.1.13",
+    "sha3-256": "2.16.840.1.101.3.4.3.14",
+    "sha3-384": "2.16.840.1.101.3.4.3.15",
+    "sha3-512": "2.16.840.1.101.3.4.3.16",
 }
 _ECDSA_ALGORITHMS = {
     "sha1": "1.2.840.10045.4.1",
     "sha256": "1.2.840.10045.4.3.2",
     "sha384": "1.2.840.10045.4.3.3",
     "sha512": "1.2.840.10045.4.3.4",
+    "sha3-256": "2.16.840.1.101.3.4.3.10",
+    "sha3-384": "2.16.840.1.101.3.4.3.11",
+    "sha3-512": "2.16.840.1.101.3.4.3.12",
 }
 _PURE_ALGORITHMS = {  # RFC 8410, 3; RFC 9881, 2: a key of these signs in one way, which hashes nothing before
     "Ed25519PrivateKey": "1.3.101.112",

@@ -96,6 +96,29 @@ def test_it_takes_204_for_no_csr_attributes(java, server):
     assert java("csrattrs", server) == {"attributes": "false", "result": "ok"}
 
 
+def test_it_reads_what_is_asked_for_with_a_template_and_with_a_binding(java, kipuka_servers):
+    """RFC 9908, section 4: a client from before templates passes over one. It lists what is asked for by type, with or without values."""
+    web = {
+        "name": "web",
+        "names": "csr",
+        "key_types": ["p256", "rsa"],
+        "subject_patterns": {"CN": ["*"]},
+        "san_patterns": {"dns": ["*.example.com"]},
+        "san_required": ["dns"],
+        "subject_required": ["CN"],
+    }
+    linked = {"name": "linked", "channel_binding": "required", "key_types": ["rsa"]}
+    labels = [{"name": profile["name"], "profile": profile["name"]} for profile in (web, linked)]
+    server = kipuka_servers({"est": {"label": labels}, "profile": [{"name": "default"}, web, linked]})
+    wanted = {}
+    for label in ("web", "linked"):
+        seen = java("csrattrs", server, label=label)
+        assert (seen["result"], seen["attributes"]) == ("ok", "true"), seen
+        wanted[label] = set(seen["wanted"].split())
+    assert wanted["web"] == {"1.2.840.10045.2.1", "2.5.4.3", "2.5.29.17", "1.2.840.113549.1.9.16.2.61"}
+    assert wanted["linked"] == {"1.2.840.113549.1.9.7", "1.2.840.113549.1.9.16.2.58", "1.2.840.113549.1.1.1"}
+
+
 @pytest.mark.parametrize("tls", ["TLSv1.2", "TLSv1.3"])
 @pytest.mark.parametrize("key", ["P-256", "P-384", "RSA"])
 def test_a_device_enrols_with_a_password_and_renews_with_its_certificate(java, server, key, tls):

@@ -29,6 +29,7 @@ import java.util.Set;
 import javax.net.ssl.KeyManager;
 import javax.net.ssl.KeyManagerFactory;
 import javax.security.auth.x500.X500Principal;
+import org.bouncycastle.asn1.ASN1ObjectIdentifier;
 import org.bouncycastle.asn1.ASN1Primitive;
 import org.bouncycastle.asn1.cms.CMSObjectIdentifiers;
 import org.bouncycastle.asn1.cms.ContentInfo;
@@ -150,6 +151,13 @@ public final class Checks {
     private void attributes(Map<String, String> settings, Map<String, String> seen) throws Exception {
         CSRRequestResponse answer = service(settings).getCSRAttributes();
         seen.put("attributes", Boolean.toString(answer.hasAttributesResponse()));
+        if (answer.hasAttributesResponse()) {
+            List<String> wanted = new ArrayList<>();
+            for (ASN1ObjectIdentifier identifier : answer.getAttributesResponse().getRequirements()) {
+                wanted.add(identifier.getId());
+            }
+            seen.put("wanted", String.join(" ", wanted));
+        }
     }
 
     private void enrol(Map<String, String> settings, Map<String, String> seen) throws Exception {
