@@ -26,6 +26,7 @@ import structlog
 
 from kipuka.api import CABackend, ReportsHealth
 from kipuka.audit.gate import AuditGate
+from kipuka.border import Watch
 from kipuka.store.database import Store
 from kipuka.store.probe import prove_writable
 
@@ -125,16 +126,26 @@ class Readiness:
     """The parts that a process depends on. Made by `open_readiness`."""
 
     def __init__(
-        self, *, store: Store, backends: Mapping[str, CABackend], audit_gate: AuditGate, pace: ReadinessPace
+        self,
+        *,
+        store: Store,
+        backends: Mapping[str, CABackend],
+        others: Mapping[str, object],
+        watch: Watch,
+        audit_gate: AuditGate,
+        pace: ReadinessPace,
     ) -> None:
         self._store = store
         self._backends = backends
+        self._others = others
+        self._calls = watch
         self._ca_patience = pace.ca_patience.total_seconds()
-        watch = partial(_Watch, pace=pace)
+        part = partial(_Watch, pace=pace)
         self._watches = {
-            "store": watch("store", self._write, failed=Condition(text="not writable", hinders=True)),
-            "ca": watch("ca", self._ask_authorities, failed=_UNUSABLE),
-            "audit": watch("audit", audit_gate.require, failed=Condition(text="not available", hinders=True)),
+            "store": part("store", self._write, failed=Condition(text="not writable", hinders=True)),
+            "ca": part("ca", self._ask_authorities, failed=_UNUSABLE),
+            "audit": part("audit", audit_gate.require, failed=Condition(text="not available", hinders=True)),
+            "plugins": part("plugins", self._ask_plugins, failed=_FAILING),
         }
 
     async def conditions(self) -> Mapping[str, Condition]:
@@ -156,26 +167,54 @@ class Readiness:
         if ill:
             raise _Fault(_UNUSABLE if len(ill) == len(self._backends) else _PARTLY_USABLE, "; ".join(ill))
 
-    async def _ask(self, backend: CABackend) -> str | None:
-        if not isinstance(backend, ReportsHealth):
-            return None  # it cannot say, and an enrolment will tell
+    async def _ask_plugins(self) -> None:
+        """What the methods and sinks say of themselves, and whether the last call of any plugin failed.
+
+        It hinders nothing: the other methods serve on, and what a sink keeps away is the gate's to say.
+        """
+        answers = await asyncio.gather(*(self._ask(other) for other in self._others.values()))
+        ill = [f"{name}: {answer}" for name, answer in zip(self._others, answers, strict=True) if answer is not None]
+        ill += [f"{who}: {what}" for who, what in self._calls.failing.items()]
+        if ill:
+            raise _Fault(_FAILING, "; ".join(ill))
+
+    async def _ask(self, opened: object) -> str | None:
+        if not isinstance(opened, ReportsHealth):
+            return None  # it cannot say, and a request will tell
         try:
             async with asyncio.timeout(self._ca_patience):
-                return await backend.health()
-        except Exception as error:  # noqa: BLE001 - a backend is a plugin, and may raise anything
+                return await opened.health()
+        except Exception as error:  # noqa: BLE001 - it is a plugin's, and may raise anything
             return f"{type(error).__name__}: {error}"
 
 
 _UNUSABLE = Condition(text="not usable", hinders=True)
 _PARTLY_USABLE = Condition(text="partly usable")
+_FAILING = Condition(text="failing")
 
 
 @asynccontextmanager
 async def open_readiness(
-    *, store: Store, backends: Mapping[str, CABackend], audit_gate: AuditGate, pace: ReadinessPace | None = None
+    *,
+    store: Store,
+    backends: Mapping[str, CABackend],
+    audit_gate: AuditGate,
+    others: Mapping[str, object] | None = None,
+    watch: Watch | None = None,
+    pace: ReadinessPace | None = None,
 ) -> AsyncGenerator[Readiness]:
-    """Watch over the parts until the end of the block. Nothing is examined before somebody asks."""
-    readiness = Readiness(store=store, backends=backends, audit_gate=audit_gate, pace=pace or ReadinessPace())
+    """Watch over the parts until the end of the block. Nothing is examined before somebody asks.
+
+    `others` are the opened objects that are no CA, by what the log calls them; `watch` has seen the calls of all.
+    """
+    readiness = Readiness(
+        store=store,
+        backends=backends,
+        others=others or {},
+        watch=watch or Watch(),
+        audit_gate=audit_gate,
+        pace=pace or ReadinessPace(),
+    )
     try:
         yield readiness
     finally:

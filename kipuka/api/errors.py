@@ -222,9 +222,13 @@ class Conflict(RequestError):
 
 
 class BackendError(KipukaError):
-    """The server cannot do it now. `detail` is safe to send; the cause stays in log and audit. `audited` as above."""
+    """The server cannot do it now. `detail` is safe to send; the cause stays in log and audit. `audited` as above.
+
+    `plugin` is set by the host, for the audit event: whose call came to this.
+    """
 
     reason = "backend_error"
+    plugin: str | None = None
     audited = False
     closes_connection = False
 

@@ -205,7 +205,9 @@ class LimitReached(AuditEvent):
 
 
 class RequestRejected(AuditEvent):
-    """A request was refused before anybody was authenticated: malformed, too large, not a resource."""
+    """A request was refused before anybody was authenticated: malformed, too large, not a resource. `plugin` is the one whose call
+    failed, null where none did.
+    """
 
     name: ClassVar[str] = "request_rejected"
     outcome: ClassVar[Outcome] = "failure"
@@ -213,6 +215,7 @@ class RequestRejected(AuditEvent):
     path: str
     status: int
     reason: str
+    plugin: str | None = None
 
 
 class AuthenticationSucceeded(AuditEvent):
@@ -374,7 +377,9 @@ class CertificateRefused(AuditEvent):
 
 
 class EnrolmentFailed(AuditEvent):
-    """The server or its CA could not issue. With outcome unknown in `reason` the claim stays held until it is known."""
+    """The server or its CA could not issue. With outcome unknown in `reason` the claim stays held until it is known. `plugin` is the
+    one whose call failed, null where none did.
+    """
 
     name: ClassVar[str] = "enrolment_failed"
     outcome: ClassVar[Outcome] = "failure"
@@ -382,6 +387,7 @@ class EnrolmentFailed(AuditEvent):
     ca: str
     reason: str
     detail: str
+    plugin: str | None = None
 
 
 class EnrolmentRecovered(AuditEvent):

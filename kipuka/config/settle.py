@@ -88,6 +88,7 @@ class _Settling:
             or host.est is None
             or host.audit is None
             or host.log is None
+            or host.plugins is None
         ):
             raise Unsettled(self.problems, self._known(authenticators, cas, sinks, labels))
         return Settings(
@@ -104,6 +105,7 @@ class _Settling:
             admin=host.admin,
             audit=host.audit.model_copy(update={"sink": tuple(head for _, head in host.sinks)}),
             log=host.log,
+            plugins=host.plugins,
             authenticators=authenticators,
             disabled=self.host.disabled,
             overrides=self._overrides(),

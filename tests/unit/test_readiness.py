@@ -101,7 +101,7 @@ async def until(condition):
 
 async def test_all_is_well_with_a_store_that_writes_a_ca_and_no_strict_sink(store):
     async with watched(store, issuing=CA(), silent=Silent()) as readiness:
-        assert await readiness.conditions() == {"store": WELL, "ca": WELL, "audit": WELL}
+        assert await readiness.conditions() == {"store": WELL, "ca": WELL, "audit": WELL, "plugins": WELL}
 
 
 # --- the store ---
@@ -195,7 +195,7 @@ async def test_a_crowd_that_asks_at_once_gets_one_answer(store, writes):
     async with watched(store, pace=FOR_LONG, issuing=ca) as readiness:
         found = await asyncio.gather(*(readiness.conditions() for _ in range(300)))
         found += [await readiness.conditions() for _ in range(300)]
-        assert all(one == {"store": WELL, "ca": WELL, "audit": WELL} for one in found)
+        assert all(one == {"store": WELL, "ca": WELL, "audit": WELL, "plugins": WELL} for one in found)
         assert ca.asked == 1
         assert writes() == 1
 
