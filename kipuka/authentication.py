@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar, assert_never
@@ -47,7 +47,9 @@ from kipuka.mtls import CERTIFICATE_METHOD
 from kipuka.store import certificates
 from kipuka.store.database import Store, is_of_store
 from kipuka.store.events import audit_all
+from kipuka.x509.issued import is_issued_by
 from kipuka.x509.path import AnchorSet, PathVerdict, check_path, check_validity
+from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.purposes import CMC_RA, has_usage
 
 __all__ = [
@@ -130,6 +132,10 @@ class Unrecognised:
 
     denials: tuple[Denial, ...] = ()
     continuations: tuple[str, ...] = ()
+
+
+Accept = Callable[[Authenticated], Awaitable[Denied | None]]
+Recall = Callable[[str, Claim], Awaitable[bool]]
 
 
 async def judge_certificate(
@@ -267,6 +273,51 @@ class Authentication:
                     assert_never(outcome)
         return Unrecognised(denials=tuple(denials), continuations=tuple(continuations))
 
+    async def authenticate_together(
+        self,
+        credentials: Credentials,
+        sets: Sequence[Sequence[str]],
+        *,
+        certificate_is_final: bool = False,
+        accept: Accept,
+        recall: Recall | None = None,
+    ) -> Recognised | Unrecognised:
+        """Ask for sets of methods of which all must succeed; the first that does, and is accepted, wins.
+
+        In a set the client certificate is looked at first: without the one that belongs to it no secret is tried. Whoever is first in the
+        set is whose name counts; what any of them wants spent is spent. Each method is asked once, whatever the number of its sets.
+        """
+        asking = _Asking(self, credentials)
+        for members in sets:
+            good: dict[str, Authenticated] = {}
+            for name in sorted(members, key=lambda name: name != CERTIFICATE_METHOD):
+                outcome = await asking.outcome(name)
+                if isinstance(outcome, Authenticated):
+                    good[name] = outcome
+                    continue
+                spent = outcome.spent if isinstance(outcome, Denied) and len(good) == len(members) - 1 else None
+                if spent is not None and recall is not None and await recall(members[0], spent):
+                    return Recognised(method=members[0], authenticated=None, denials=tuple(asking.denials))
+                await asking.note(name, outcome)
+                if certificate_is_final and name == CERTIFICATE_METHOD and isinstance(outcome, Denied):
+                    return asking.unrecognised()
+                break
+            else:
+                together = _together([good[name] for name in members])
+                denied = await accept(together)
+                if denied is None:
+                    return Recognised(method=members[0], authenticated=together, denials=tuple(asking.denials))
+                await asking.note(next((name for name in members if good[name].claim is not None), members[0]), denied)
+        return asking.unrecognised()
+
+    async def ask(self, name: str, credentials: Credentials) -> AuthOutcome:
+        """What one method says."""
+        return await self._ask(name, self._methods[name], credentials)
+
+    async def denial(self, name: str, denied: Denied, credentials: Credentials) -> Denial:
+        """A denial that stands."""
+        return await self._stands(name, self._methods[name], denied, credentials)
+
     async def _ask(self, name: str, method: Authenticator, credentials: Credentials) -> AuthOutcome:
         return await self._guarded(name, _judged(name, method, credentials))
 
@@ -321,6 +372,45 @@ async def _judged(name: str, method: Authenticator, credentials: Credentials) ->
 _NOT_NOW = "authentication is not available at the moment"
 _CHALLENGE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 """A field value in ASCII (RFC 9110, 5.5)."""
+
+
+@dataclass(slots=True)
+class _Asking:
+    """The answers to one request, each method asked once, and its denial told once."""
+
+    chain: Authentication
+    credentials: Credentials
+    outcomes: dict[str, AuthOutcome] = field(default_factory=dict[str, AuthOutcome])
+    denials: list[Denial] = field(default_factory=list[Denial])
+    continuations: list[str] = field(default_factory=list[str])
+
+    async def outcome(self, name: str) -> AuthOutcome:
+        if name not in self.outcomes:
+            self.outcomes[name] = await self.chain.ask(name, self.credentials)
+        return self.outcomes[name]
+
+    async def note(self, name: str, outcome: AuthOutcome) -> None:
+        """Keep what stands against the client, for audit and for what it hears."""
+        if isinstance(outcome, Denied) and all(denial.method != name for denial in self.denials):
+            self.denials.append(await self.chain.denial(name, outcome, self.credentials))
+        elif isinstance(outcome, Continue) and outcome.challenge not in self.continuations:
+            self.continuations.append(outcome.challenge)
+
+    def unrecognised(self) -> Unrecognised:
+        return Unrecognised(denials=tuple(self.denials), continuations=tuple(self.continuations))
+
+
+def _together(proofs: Sequence[Authenticated]) -> Authenticated:
+    """The first one's identity, with what the others prove, spend and answer. At most one of them has a claim or an answer, since a
+    request has one Authorization field (RULES C1).
+    """
+    first, *others = proofs
+    return replace(
+        first,
+        claim=next((proof.claim for proof in proofs if proof.claim is not None), None),
+        response_challenge=next((proof.response_challenge for proof in proofs if proof.response_challenge), None),
+        also=tuple(proof.identity for proof in others),
+    )
 
 
 def busy(retry_after: timedelta, reason: str, explanation: str | None = None) -> Denied:
@@ -394,6 +484,9 @@ class LabelAuthentication:
     store: Store
     failures: Failures
     clock: Callable[[], datetime]
+    require: tuple[tuple[str, ...], ...] = ()  # sets of methods that are required together; none: one method is enough
+    foreign_clients: tuple[CertificatePattern, ...] = ()  # whose certificates of other CAs are taken; none: everybody's
+    issuer: Callable[[], Awaitable[x509.Certificate]] | None = None  # this label's CA, needed with `foreign_clients`
     late_renewal: LateRenewal | None = None
 
     def require_some_credential(self, credentials: Credentials) -> None:
@@ -402,17 +495,44 @@ class LabelAuthentication:
         Raises `NotAuthenticated`, or `CertificateRequired` where only a certificate would do.
         """
         certificate_only, challenges = self._what_would_do(credentials)
-        no_certificate = credentials.connection.presented is None or self.anchors is None
-        if no_certificate and (certificate_only or credentials.authorization is None):
+        if self._sets(credentials):
+            if not any(self._is_presented(members, credentials) for members in self.require):
+                raise self._incomplete(credentials, challenges=challenges, certificate_only=certificate_only)
+        elif not self._has_certificate(credentials) and (certificate_only or credentials.authorization is None):
             raise refusal(Unrecognised(), challenges=challenges, certificate_only=certificate_only)
+
+    def _sets(self, credentials: Credentials) -> tuple[tuple[str, ...], ...]:
+        """The sets that count for this request: a renewal is proven by the certificate alone (RFC 7030, 4.2.2)."""
+        return () if credentials.operation is Operation.SIMPLEREENROLL else self.require
+
+    def _has_certificate(self, credentials: Credentials) -> bool:
+        return credentials.connection.presented is not None and self.anchors is not None
+
+    def _is_presented(self, members: Sequence[str], credentials: Credentials) -> bool:
+        """Whether there is something of every method of the set, as far as that can be seen without asking."""
+        needs_field = any(name != CERTIFICATE_METHOD for name in members)
+        return (CERTIFICATE_METHOD not in members or self._has_certificate(credentials)) and (
+            not needs_field or credentials.authorization is not None
+        )
+
+    def _incomplete(
+        self, credentials: Credentials, *, challenges: Sequence[str], certificate_only: bool
+    ) -> RequestError | BackendError:
+        """The refusal of a request that has proofs, but no set of them whole, and nothing wrong among them."""
+        if certificate_only or not self._has_certificate(credentials):
+            return refusal(Unrecognised(), challenges=challenges, certificate_only=certificate_only)
+        missing = {name for members in self.require for name in members if name != CERTIFICATE_METHOD}
+        needed = " or ".join(sorted(missing))
+        detail = f"the client certificate alone is not enough here: {needed} is needed too"
+        return NotAuthenticated(detail, challenges=challenges, reason="proof_missing")
 
     async def recognise(
         self,
         credentials: Credentials,
         *,
         cache: PathCache,
-        accept: Callable[[Authenticated], Awaitable[Denied | None]],
-        recall: Callable[[str, Claim], Awaitable[bool]],
+        accept: Accept,
+        recall: Recall,
     ) -> ClientCertificate | None:
         """Let the first good credential win, once `accept` takes it, or `recall` knows an answer to what it was spent on; gives
         the verdict on the client certificate.
@@ -429,31 +549,59 @@ class LabelAuthentication:
             lookup=records_of(self.store),
             late_renewal=self.late_renewal if credentials.operation is Operation.SIMPLEREENROLL else None,
         )
+        judged = await self._at_home(judged)
         presented = replace(credentials, client_certificate=judged)
         reenrolment = credentials.operation is Operation.SIMPLEREENROLL
-        outcome = await self.chain.authenticate(
-            presented,
-            allowed=self.methods & {CERTIFICATE_METHOD} if reenrolment else self.methods,
-            certificate_is_final=self.certificate_is_required,
-            accept=accept,
-            recall=recall,
-        )
+        if sets := self._sets(credentials):
+            outcome = await self.chain.authenticate_together(
+                presented, sets, certificate_is_final=self.certificate_is_required, accept=accept, recall=recall
+            )
+        else:
+            outcome = await self.chain.authenticate(
+                presented,
+                allowed=self.methods & {CERTIFICATE_METHOD} if reenrolment else self.methods,
+                certificate_is_final=self.certificate_is_required,
+                accept=accept,
+                recall=recall,
+            )
         failures = failure_events(outcome.denials, credentials)
         if isinstance(outcome, Recognised):
             if failures:
                 await self.store.write(partial(audit_all, events=failures))
             return judged
         await self.failures.tell(failures)
-        certificate_only, challenges = self._what_would_do(credentials)
-        if self.certificate_is_required and any(denial.method == CERTIFICATE_METHOD for denial in outcome.denials):
+        bad_certificate = any(denial.method == CERTIFICATE_METHOD for denial in outcome.denials)
+        certificate_only, challenges = self._what_would_do(presented, bad_certificate=bad_certificate)
+        if self.certificate_is_required and bad_certificate:
             certificate_only = True  # RULES A2: a bad certificate is a 403 here, whatever else is presented
-        error = refusal(outcome, challenges=challenges, certificate_only=certificate_only)
+        if sets and not outcome.denials and not outcome.continuations:
+            error = self._incomplete(presented, challenges=challenges, certificate_only=certificate_only)
+        else:
+            error = refusal(outcome, challenges=challenges, certificate_only=certificate_only)
         error.audited = bool(failures)
         raise error
 
-    def _what_would_do(self, credentials: Credentials) -> tuple[bool, tuple[str, ...]]:
+    async def _at_home(self, judged: ClientCertificate | None) -> ClientCertificate | None:
+        """RULES B5: of the certificates of other CAs only those that a pattern fits are good here."""
+        if judged is None or judged.certificate is None or judged.problem is not None:
+            return judged
+        if not self.foreign_clients or any(pattern.fits(judged.certificate) for pattern in self.foreign_clients):
+            return judged
+        if self.issuer is not None and is_issued_by(judged.certificate, await self.issuer()):
+            return judged
+        return replace(judged, problem=CertificateProblem.NOT_ENROLLED_HERE, reason="foreign_client")
+
+    def _what_would_do(
+        self, credentials: Credentials, *, bad_certificate: bool = False
+    ) -> tuple[bool, tuple[str, ...]]:
         """Whether only a certificate would do, and which challenges a 401 may carry."""
         if credentials.operation is Operation.SIMPLEREENROLL:
             return True, ()
-        challenges = self.chain.challenges(self.methods)
+        useful = self.methods
+        if self.require:
+            # A password is of no use to whom the certificate is missing that is required beside it.
+            has_certificate = self._has_certificate(credentials) and not bad_certificate
+            sets = [members for members in self.require if has_certificate or CERTIFICATE_METHOD not in members]
+            useful = frozenset(name for members in sets for name in members)
+        challenges = self.chain.challenges(useful)
         return not challenges, challenges

@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kipuka.api import (
     Authenticated,
@@ -34,6 +34,7 @@ from kipuka.api import (
     CertificateReplayed,
     CertificateRequested,
     CertificateRequired,
+    CertificateRevoked,
     Claim,
     ClientCertificate,
     CollectsPending,
@@ -59,6 +60,7 @@ from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
 from kipuka.est.csr import CertificateRequest
+from kipuka.est.keygen import KeyPart, encrypt_to, plain_key
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD
 from kipuka.store import certificates, enrolments, replay
@@ -66,13 +68,14 @@ from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store, is_of_store, is_unknown
 from kipuka.store.events import audit_all
-from kipuka.x509.issued import mismatch
-from kipuka.x509.keys import check_key, spki_sha256
+from kipuka.x509.generate import GeneratedKey, KeyKind, generate, kind_for, request_for
+from kipuka.x509.issued import is_issued_by, mismatch, ordered_extensions
+from kipuka.x509.keys import check_key, describe_key, spki_sha256
 from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
 from kipuka.x509.path import PathVerdict
 from kipuka.x509.profiles import Grant, Profile, authorise
 
-__all__ = ["Enrolled", "Enrolment", "EnrolmentRequest", "LabelService", "Postponed", "Recognises"]
+__all__ = ["Enrolled", "Enrolment", "EnrolmentRequest", "LabelService", "MakeSlowKey", "Postponed", "Recognises"]
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +83,8 @@ _SHA256 = hashes.SHA256()
 T = TypeVar("T")
 PathCache = dict[str, PathVerdict]
 Checkpoint = Callable[[str], Awaitable[None]]
+MakeSlowKey = Callable[[KeyKind], Awaitable[GeneratedKey]]
+"""Makes a key that takes longer than the event loop may wait. Raises `BackendUnavailable` where too many wait for one."""
 LEASE_MARGIN = timedelta(seconds=60)
 """How much longer than the CA may take a reservation is held for a live server."""
 
@@ -119,11 +124,13 @@ class LabelService:
     authentication: Recognises
     replay_window: timedelta = timedelta(0)  # how long a lost answer can be asked for again (RULES D4)
     plugin: str | None = None  # the plugin that opened `backend`, for audit
+    operations: frozenset[Operation] = frozenset(Operation)  # those that are on
+    serverkeygen: bool = True  # whether private keys are made here (RULES J1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnrolmentRequest:
-    """One simpleenroll or simplereenroll, as it came through the door."""
+    """One simpleenroll, simplereenroll or serverkeygen, as it came through the door."""
 
     service: LabelService
     credentials: Credentials
@@ -136,6 +143,7 @@ class Enrolled:
     """The certificate is recorded and may be handed out."""
 
     certificate: x509.Certificate
+    key: KeyPart | None = field(default=None, repr=False)  # the private key that was made for it
     challenge: str | None = None  # a WWW-Authenticate value that goes with the success
     close_connection: bool = False  # RFC 9266, 4.1: a tls-exporter value binds once
 
@@ -146,6 +154,16 @@ class Postponed:
 
     retry_after: timedelta
     close_connection: bool = False  # as in `Enrolled`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _MadeKey:
+    """A key pair that was made for one attempt. It is never part of the attempt, whose fields are written down."""
+
+    title: str
+    public_key: bytes  # DER SubjectPublicKeyInfo
+    csr: bytes  # DER: a request of this key, for the CA
+    part: KeyPart = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -159,12 +177,18 @@ class _Attempt:
     claim: Claim | None = None
     certificate: ClientCertificate | None = None
     challenge: str | None = None
+    also: tuple[Identity, ...] = ()  # the other proofs, where several are required together
     reserved: bool = False  # a row of this attempt is in the store
     pending: enrolments.EnrolmentRow | None = None  # an earlier attempt at the same request waits at the CA
     digest: str | None = None  # what the request is known by, where an answer can be given again
     answered: RecordedCertificate | None = None  # what the same request led to before
     binding: str | None = None
     opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
+
+    @property
+    def wants_key(self) -> bool:
+        """Whether the server is to make the key (RFC 7030, 4.4)."""
+        return self.request.credentials.operation is Operation.SERVERKEYGEN
 
 
 class Enrolment:
@@ -178,10 +202,12 @@ class Enrolment:
         clock: Callable[[], datetime],
         ca_timeout: timedelta,
         process: str,
+        make_slow_key: MakeSlowKey | None = None,
         audit_gate: AuditGate | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._store = store
+        self._make_slow_key = make_slow_key
         self._audit_gate = audit_gate
         self._spenders = spenders
         self._clock = clock
@@ -191,7 +217,7 @@ class Enrolment:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def enrol(self, request: EnrolmentRequest) -> Enrolled | Postponed:
-        """Serve a simpleenroll or simplereenroll (RFC 7030, 4.2).
+        """Serve a simpleenroll or simplereenroll (RFC 7030, 4.2), or a serverkeygen (4.4).
 
         Raises `RequestError` for what the client can mend and `BackendError` for what it cannot. When the caller is
         cancelled, because its client left, the enrolment still comes to its end.
@@ -243,7 +269,7 @@ class Enrolment:
     async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
         await self._authenticate_and_reserve(attempt)
         try:
-            if attempt.answered is not None:
+            if attempt.answered is not None and not attempt.wants_key:
                 return await self._answer_again(attempt, attempt.digest or "")
             if attempt.pending is not None:
                 return await self._collect(attempt, attempt.pending)
@@ -251,15 +277,16 @@ class Enrolment:
             grant = await self._authorise(attempt)
             await self._step("prove_possession")
             self._prove_possession(attempt)
+            made = await self._make_key(attempt, grant) if attempt.wants_key else None
             await self._step("sign")
-            order = self._order(attempt, grant)
+            order = self._order(attempt, grant, made)
             answer = await self._sign(attempt, order)
             if isinstance(answer, Pending):
                 return await self._postpone(attempt, answer)
             await self._step("check_certificate")
             await self._check_certificate(attempt, order, answer.certificate)
             await self._step("record")
-            return await self._record(attempt, grant.names, answer.certificate)
+            return await self._record(attempt, grant.names, answer.certificate, made)
         except RequestError as error:
             error.audited = await self._give_back(attempt, "refused", error.reason, error.detail, rule=error.rule)
             raise
@@ -302,6 +329,7 @@ class Enrolment:
         identity = replace(authenticated.identity, name=visible(authenticated.identity.name))
         claim = authenticated.claim
         attempt.claim, attempt.challenge = claim, authenticated.response_challenge
+        attempt.also = authenticated.also
         self._is(attempt, identity)
         attempt.digest = self._digest(attempt.request, attempt.csr, identity.method, claim)
         if await self._was_answered(attempt, attempt.digest):
@@ -314,7 +342,7 @@ class Enrolment:
         match held:
             case Denied():
                 attempt.identity = attempt.claim = attempt.challenge = attempt.digest = None
-                attempt.opening = []
+                attempt.also, attempt.opening = (), []
                 return held
             case RecordedCertificate():
                 attempt.answered, attempt.claim = held, None
@@ -383,6 +411,11 @@ class Enrolment:
     async def _authorise(self, attempt: _Attempt) -> Grant:
         """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
         service, csr, identity = attempt.request.service, attempt.csr, _known(attempt.identity)
+        if attempt.wants_key:
+            if encrypt_to(csr) is not None:
+                detail = "private keys are not encrypted to a key of the client's in this version"
+                raise KeyRefused(detail, reason="encryption_not_available")
+            return self._authorise_without_key(attempt)
         key = check_key(csr.public_key_der, service.profile.key_policy)
         subject, names = csr.subject, csr.sans
         if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
@@ -409,6 +442,22 @@ class Enrolment:
             raise objection
         return grant
 
+    def _authorise_without_key(self, attempt: _Attempt) -> Grant:
+        """RFC 7030, 4.4.1: as for any other request, but its key says no more than what kind is wanted (RULES J1)."""
+        if attempt.answered is not None:
+            # RULES D4: the twin of the certificate whose key was lost, whatever the identity is known of by now.
+            return _same_again(attempt.answered, attempt.request.service.profile)
+        profile, csr = attempt.request.service.profile, attempt.csr
+        return authorise(
+            profile,
+            _known(attempt.identity),
+            subject=csr.subject,
+            sans=csr.sans,
+            public_key=_kind_of(attempt).specimen(),
+            wants_ca=csr.wants_ca,
+            asked_extensions=csr.asked_extensions(profile.copy_extensions),
+        )
+
     async def _names_of_reenrolment(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
         """RFC 7030, 4.2.2: the same names, of a certificate of this label's CA (RULES B5, F2)."""
         request, csr = attempt.request, attempt.csr
@@ -418,7 +467,7 @@ class Enrolment:
             raise AssertionError(msg)
         current = judged.certificate
         chain = await self.ca_certificates(request.service)
-        if not _issued_by(current, chain.issuer):
+        if not is_issued_by(current, chain.issuer):
             detail = (
                 f"client certificate was not issued by the CA of this label, which is {format_dn(chain.issuer.subject)}"
             )
@@ -444,8 +493,12 @@ class Enrolment:
         return current.subject, names
 
     def _prove_possession(self, attempt: _Attempt) -> None:
-        """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1)."""
-        attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
+        """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1).
+
+        RFC 7030, 4.4.1: where the key is made here, key and signature of the CSR are ignored, and nothing else.
+        """
+        if not attempt.wants_key:
+            attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
         refuse_foreign_challenges(attempt.csr)
         attempt.binding = check_binding(
             attempt.csr.challenge_password,
@@ -454,18 +507,36 @@ class Enrolment:
             required=attempt.request.service.profile.channel_binding == "required",
         )
 
-    def _order(self, attempt: _Attempt, grant: Grant) -> Order:
+    async def _make_key(self, attempt: _Attempt, grant: Grant) -> _MadeKey:
+        """RFC 7030, 4.4: a key pair, of which nothing is kept once the answer has left."""
+        await self._step("make_key")
+        kind = _kind_of(attempt)
+        if kind.is_slow:
+            if self._make_slow_key is None:
+                msg = "a slow key without a thread to make it in"
+                raise AssertionError(msg)
+            key = await self._make_slow_key(kind)
+        else:
+            key = generate(kind)
+        return _MadeKey(
+            title=kind.title,
+            public_key=key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            csr=request_for(key, subject=grant.subject, alternative_names=_alternative_names(grant)),
+            part=plain_key(key),
+        )
+
+    def _order(self, attempt: _Attempt, grant: Grant, made: _MadeKey | None = None) -> Order:
         service, identity = attempt.request.service, _known(attempt.identity)
         now = self._clock()
         return Order(
             id=attempt.id,
             ca=service.ca,
             subject=grant.subject,
-            public_key=attempt.csr.public_key_der,
+            public_key=attempt.csr.public_key_der if made is None else made.public_key,
             extensions=grant.extensions,
             not_before=now - service.profile.backdate,
             not_after=now + service.validity,
-            csr=attempt.csr.stripped_der,
+            csr=attempt.csr.stripped_der if made is None else made.csr,
             metadata={
                 "label": service.name or "",
                 "profile": service.profile.name,
@@ -559,6 +630,11 @@ class Enrolment:
         return await self._record(attempt, grant.names, answer.certificate)
 
     async def _postpone(self, attempt: _Attempt, answer: Pending) -> Postponed:
+        if attempt.wants_key:
+            # No private key is kept until a CA has decided. What it decides then is of a key that nobody has.
+            log.warning("ca_decides_later", ca=attempt.request.service.ca, enrolment=attempt.id, reference=answer.ref)
+            detail = "the certification authority decides later, and no private key is kept until then: make one, and use simpleenroll"
+            raise BackendUnavailable(detail, retry_after=answer.retry_after, reason="ca_decides_later")
         event = CertificatePending(enrolment=attempt.id, ca=attempt.request.service.ca, reference=answer.ref)
         row = self._row(attempt)
         await self._store.write(
@@ -586,7 +662,9 @@ class Enrolment:
         )
         raise _blame(fault, service.plugin) from ValueError(wrong)
 
-    async def _record(self, attempt: _Attempt, names: tuple[str, ...], certificate: x509.Certificate) -> Enrolled:
+    async def _record(
+        self, attempt: _Attempt, names: tuple[str, ...], certificate: x509.Certificate, made: _MadeKey | None = None
+    ) -> Enrolled:
         """Guarantee 1 and 2: certificate, spent use and audit events become durable together, before the answer."""
         request, claim = attempt.request, attempt.claim
         recorded = certificates.RecordedCertificate.of(
@@ -614,6 +692,8 @@ class Enrolment:
             not_before=timestamp(recorded.not_before),
             not_after=timestamp(recorded.not_after),
             channel_binding=attempt.binding,
+            generated_key=None if made is None else made.title,
+            key_protection=None if made is None else made.part.protection,
         )
         unit = partial(
             _record,
@@ -627,6 +707,7 @@ class Enrolment:
             opening=tuple(attempt.opening),
             issued=event,
             replayed=partial(self._replayed, attempt),
+            replacing=self._replacing(attempt) if attempt.wants_key else None,
         )
         try:
             outcome = await self._store.write(unit, under_way=attempt.reserved)
@@ -635,11 +716,20 @@ class Enrolment:
                 raise
             # Another node has recorded the same request at this very moment: its answer can be seen now (RULES D4).
             outcome = await self._store.write(unit, under_way=attempt.reserved)
-        return self._enrolled(attempt, _certificate_of(outcome))
+        return self._enrolled(attempt, _certificate_of(outcome), made)
 
-    def _enrolled(self, attempt: _Attempt, certificate: x509.Certificate) -> Enrolled:
+    def _replacing(self, attempt: _Attempt) -> _Replacing:
+        service = attempt.request.service
+        return _Replacing(
+            window=service.replay_window,
+            needed=attempt.answered is not None,
+            tell=isinstance(service.backend, RevokesCertificates),
+        )
+
+    def _enrolled(self, attempt: _Attempt, certificate: x509.Certificate, made: _MadeKey | None = None) -> Enrolled:
         return Enrolled(
             certificate=certificate,
+            key=None if made is None else made.part,
             challenge=attempt.challenge,
             close_connection=attempt.binding == Binding.TLS_EXPORTER,
         )
@@ -776,6 +866,7 @@ class Enrolment:
             subject_name=identity.name,
             operation=request.credentials.operation.value,
             label=request.service.name,
+            also=tuple(f"{other.method}:{visible(other.name)}" for other in attempt.also),
             expired_at=self._expired_at(identity, request.credentials),
         )
 
@@ -825,6 +916,42 @@ def _known(learned: T | None) -> T:
     return learned
 
 
+def _kind_of(attempt: _Attempt) -> KeyKind:
+    """Which kind of key is made. Raises `KeyRefused` where the profile takes none that could be."""
+    answered = attempt.answered
+    if answered is not None:
+        asked = describe_key(x509.load_der_x509_certificate(answered.der).public_key())
+    else:
+        asked = attempt.csr.key_description
+    profile = attempt.request.service.profile
+    kind = kind_for(asked, profile.key_policy, profile.generated_key)
+    if kind is None:
+        raise KeyRefused(
+            f"the profile {profile.name} accepts no key of a kind that is made here",
+            reason="no_kind_of_key",
+            rule="key_types",
+        )
+    return kind
+
+
+def _alternative_names(grant: Grant) -> x509.Extension[x509.ExtensionType] | None:
+    found = (item for item in grant.extensions if item.oid == x509.SubjectAlternativeName.oid)
+    return next(found, None)
+
+
+def _same_again(answered: RecordedCertificate, profile: Profile) -> Grant:
+    """What was granted when this certificate was ordered; where CRL and the like are to be found, as it is today."""
+    certificate = x509.load_der_x509_certificate(answered.der)
+    extensions = ordered_extensions(certificate)
+    present = {extension.oid for extension in extensions}
+    pointers = [pointer for pointer in profile.issuance.pointers() if pointer.oid not in present]
+    return Grant(
+        subject=certificate.subject,
+        extensions=(*extensions, *(x509.Extension(pointer.oid, critical=False, value=pointer) for pointer in pointers)),
+        names=answered.names,
+    )
+
+
 def _certificate_of(answer: RecordedCertificate | RequestError | BackendError) -> x509.Certificate:
     if isinstance(answer, RecordedCertificate):
         return x509.load_der_x509_certificate(answer.der)
@@ -841,14 +968,6 @@ def _fingerprint(judged: ClientCertificate | None) -> str | None:
     if judged is None or judged.certificate is None or judged.problem is not None:
         return None
     return judged.certificate.fingerprint(_SHA256).hex()
-
-
-def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
 
 
 # -- units of the writer: pure functions of the transaction and their arguments ----------------------------------------
@@ -910,11 +1029,13 @@ def _record(
     opening: tuple[AuditEvent, ...],
     issued: CertificateIssued,
     replayed: Callable[[RecordedCertificate], CertificateReplayed],
-) -> RecordedCertificate | RequestError:
+    replacing: _Replacing | None = None,
+) -> RecordedCertificate | RequestError | BackendError:
     """The certificate that may be handed out, which is recorded; or what stands against it (nothing was written).
 
     It is an earlier one where the same request was answered while this one was under way: what a CA of this process has signed is
     then forgotten before anybody has seen it. A remote CA (`window` None) knows it by now, so it is recorded and handed out.
+    With `replacing`, where the earlier one's private key is lost, it is the earlier one that goes: it is revoked.
     """
     if presented is not None and certificates.is_revoked(tx, presented):
         # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
@@ -925,7 +1046,12 @@ def _record(
     if objection is not None:
         return objection
     answered = None
-    if window is not None and row.replay_sha256 is not None:
+    replaced = None
+    if replacing is not None:
+        replaced = _replace_first(tx, row.replay_sha256, replacing)
+        if isinstance(replaced, BackendError):
+            return replaced
+    elif window is not None and row.replay_sha256 is not None:
         answered = replay.find(tx, row.replay_sha256, window=window)
     if answered is not None:
         if exists:
@@ -933,8 +1059,35 @@ def _record(
         audit_all(tx, events=(*opening, replayed(answered)))
         return answered
     enrolments.record(tx, row, certificate, spender, exists=exists)
-    audit_all(tx, events=(*opening, issued))
+    audit_all(tx, events=(*opening, *([] if replaced is None else [replaced]), issued))
     return certificate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Replacing:
+    """RULES D4 where the server made the key: the certificate that the same request led to before is revoked for the new one.
+
+    `needed`: there must be one, since nothing is spent on the new one. `tell`: its CA is to be told.
+    """
+
+    window: timedelta
+    needed: bool
+    tell: bool
+
+
+def _replace_first(tx: Tx, digest: str | None, replacing: _Replacing) -> CertificateRevoked | BackendUnavailable | None:
+    """Revoke what the same request led to before, if anything; or what stands against it (nothing was written)."""
+    first = None if digest is None else replay.find(tx, digest, window=replacing.window)
+    event = None if first is None else certificates.supersede(tx, first, tell=replacing.tell, comment=_KEY_LOST)
+    return _no_longer_to_be_had() if event is None and replacing.needed else event
+
+
+_KEY_LOST = "its private key was asked for again, and is kept nowhere"
+
+
+def _no_longer_to_be_had() -> BackendUnavailable:
+    detail = "the certificate that this request led to is no longer to be had, try again"
+    return BackendUnavailable(detail, retry_after=timedelta(seconds=1), reason="replay_ended")
 
 
 def _replay(
@@ -951,8 +1104,7 @@ def _replay(
         return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")  # as in `_record`
     answered = replay.find(tx, digest, window=window)
     if answered is None or certificates.is_revoked(tx, answered.fingerprint):
-        detail = "the certificate that this request led to is no longer to be had, try again"
-        return BackendUnavailable(detail, retry_after=timedelta(seconds=1), reason="replay_ended")
+        return _no_longer_to_be_had()
     objection = _key_objection(tx, spki=answered.spki_sha256, holder=answered.holder_sha256, unique=False)
     if objection is not None:
         return objection

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
@@ -16,13 +17,25 @@ from typing import Protocol
 import structlog
 from cryptography import x509
 
-from kipuka.api import BackendUnavailable, CABackend, EnrolmentRecovered, FindsOrders, Pending, SpendsOnIssue, Tx
+from kipuka.api import (
+    BackendUnavailable,
+    CABackend,
+    CertificateRevoked,
+    EnrolmentRecovered,
+    FindsOrders,
+    Operation,
+    Pending,
+    RevokesCertificates,
+    SpendsOnIssue,
+    Tx,
+)
 from kipuka.api.errors import BackendError
-from kipuka.store import enrolments
+from kipuka.store import certificates, enrolments
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
 from kipuka.store.jobs import claim
 from kipuka.x509.names import format_general_name
+from kipuka.x509.revocation import Reason
 
 __all__ = ["Recovery", "open_jobs", "recovery"]
 
@@ -88,6 +101,9 @@ def recovery(
     Before the CA was asked, and for a CA that signs in this process, no certificate can have come of it: the use is given
     back. What a remote CA was asked and left unknown is given back only when the CA itself says that it never took the
     order (`FindsOrders`); until then it stays held.
+
+    A private key that was made here died with its process (RULES J1): the certificate of it is recorded and revoked, and the use
+    is given back.
     """
 
     async def recover(heir: enrolments.Incarnation | None = None, /) -> None:
@@ -126,6 +142,8 @@ async def _settle_one(
         except Exception as error:  # noqa: BLE001 - a backend is a plugin; whatever it raises, it cannot say now
             log.warning("enrolment_outcome_unknown", enrolment=row.id, ca=row.ca, error=type(error).__name__)
             return
+        if isinstance(found, Pending) and row.operation == Operation.SERVERKEYGEN:
+            found = None  # whatever the CA decides, it is of a key that nobody has
         if isinstance(found, Pending):
             await store.write(partial(_await_ca, row_id=row.id, reference=found.ref))
             return
@@ -137,6 +155,11 @@ async def _settle_one(
         return
     if found is None:
         await store.write(partial(_give_back, row_id=row.id, spender=spender))
+    elif row.operation == Operation.SERVERKEYGEN:
+        tell = isinstance(backend, RevokesCertificates)
+        await store.write(
+            partial(_bury, row=row, certificate=found.certificate, now=clock(), spender=spender, tell=tell)
+        )
     else:
         # The CA signed and the answer was lost: the certificate exists, so it is recorded and the use is spent.
         await store.write(partial(_record_found, row=row, certificate=found.certificate, now=clock(), spender=spender))
@@ -150,7 +173,48 @@ def _record_found(
     now: datetime,
     spender: SpendsOnIssue | None,
 ) -> None:
-    recorded = RecordedCertificate.of(
+    enrolments.record(tx, _as_new(row, now), _as_recorded(row, certificate, now), spender, exists=True)
+    tx.audit(EnrolmentRecovered(enrolment=row.id, state="issued"))
+
+
+def _bury(
+    tx: Tx,
+    *,
+    row: enrolments.EnrolmentRow,
+    certificate: x509.Certificate,
+    now: datetime,
+    spender: SpendsOnIssue | None,
+    tell: bool,
+) -> None:
+    """RULES J1: record and revoke a certificate whose private key is gone, and give the use back."""
+    if not enrolments.settle(tx, row.id, state="failed", reason="key_lost", spender=spender):
+        return
+    reason = Reason.CESSATION_OF_OPERATION.value
+    buried = replace(
+        _as_recorded(row, certificate, now),
+        state="revoked",
+        revoked_at=now,
+        revocation_reason=reason,
+        untold_reason=reason if tell else None,
+    )
+    certificates.add(tx, buried)
+    tx.audit(EnrolmentRecovered(enrolment=row.id, state="failed"))
+    tx.audit(
+        CertificateRevoked(
+            ca=buried.ca,
+            serial=buried.serial,
+            fingerprint=buried.fingerprint,
+            subject=buried.subject,
+            reason=reason,
+            previous_reason=None,
+            invalidity_date=None,
+            comment="its private key died with the process that made it",
+        )
+    )
+
+
+def _as_recorded(row: enrolments.EnrolmentRow, certificate: x509.Certificate, now: datetime) -> RecordedCertificate:
+    return RecordedCertificate.of(
         certificate,
         ca=row.ca,
         label=row.label,
@@ -161,8 +225,6 @@ def _record_found(
         issued_at=now,
         names=names_of(certificate),
     )
-    enrolments.record(tx, _as_new(row, now), recorded, spender, exists=True)
-    tx.audit(EnrolmentRecovered(enrolment=row.id, state="issued"))
 
 
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:

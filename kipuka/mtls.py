@@ -19,6 +19,7 @@ from kipuka.api import (
     Authenticator,
     AuthenticatorKind,
     AuthOutcome,
+    CertificateProblem,
     ConfigPath,
     Credentials,
     DenialKind,
@@ -83,7 +84,9 @@ class ClientCertificateAuthenticator:
         name = None if judged.certificate is None else name_of(judged.certificate)
         if judged.certificate is None or judged.problem is not None:
             detail = "client certificate cannot be read" if judged.problem is None else judged.problem.value
-            return Denied(detail=detail, reason=judged.reason or "unparsable", name=name)
+            foreign = judged.problem is CertificateProblem.NOT_ENROLLED_HERE
+            kind = DenialKind.NOT_PERMITTED if foreign else DenialKind.WRONG
+            return Denied(detail=detail, reason=judged.reason or "unparsable", kind=kind, name=name)
         must_be_recorded = self._config.mode == "required_for_reenroll"
         if must_be_recorded and credentials.operation is Operation.SIMPLEREENROLL and not judged.recorded:
             return Denied(

@@ -7,9 +7,11 @@ the parts do. Objects are opened in an `AsyncExitStack` and closed in reverse.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,12 +31,14 @@ from kipuka.api import (
     AdminRoute,
     AuditSink,
     Authenticator,
+    BackendFault,
     BackendUnavailable,
     CABackend,
     ConfigProblem,
     LockoutPolicy,
     Lockouts,
     Needs,
+    Operation,
     PluginError,
     PluginFault,
     ReadTx,
@@ -43,6 +47,7 @@ from kipuka.api import (
     StartupError,
     Tx,
 )
+from kipuka.api.errors import BackendError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
 from kipuka.audit.failures import Failures
@@ -66,6 +71,7 @@ from kipuka.store.database import Store, open_store
 from kipuka.store.enrolments import Incarnation
 from kipuka.store.lockouts import StoreLockouts
 from kipuka.vigil import told_when_slow
+from kipuka.x509.generate import GeneratedKey, KeyKind, generate
 from kipuka.x509.path import AnchorSet
 
 __all__ = [
@@ -96,6 +102,15 @@ log = structlog.get_logger(__name__)
 AUTHENTICATOR_TIMEOUT = timedelta(seconds=15)
 BLOCKING_QUEUE = 256
 """How many calls may wait for the pool before a caller is told to come back."""
+
+KEY_QUEUE = 16
+"""How many clients may wait for an RSA key in one process (RULES J1)."""
+
+KEY_TIMEOUT = timedelta(seconds=20)
+"""How long one may wait, the making included."""
+
+KEY_NICENESS = 10
+"""How much the thread that makes RSA keys stands behind everything else in the process."""
 
 ADMIN_LOCKOUT = LockoutPolicy(max_failures=5, window=timedelta(minutes=5), duration=timedelta(minutes=15))
 
@@ -134,8 +149,12 @@ def utc_now() -> datetime:
 class BlockingPool:
     """Threads for what would block the event loop, with a bounded queue."""
 
-    def __init__(self, *, workers: int, queue: int = BLOCKING_QUEUE) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="kipuka-blocking")
+    def __init__(
+        self, *, workers: int, queue: int = BLOCKING_QUEUE, name: str = "kipuka-blocking", niceness: int = 0
+    ) -> None:
+        self._executor = ThreadPoolExecutor(
+            max_workers=workers, thread_name_prefix=name, initializer=partial(_stand_back, niceness)
+        )
         self._free = workers + queue
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -155,12 +174,36 @@ class BlockingPool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
+def _stand_back(niceness: int) -> None:
+    """Linux gives each thread a niceness of its own. A hardened service may forbid to change it: the queue is bounded all the same."""
+    if niceness:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyWorkshop:
+    """Where RSA keys are made: one thread that nothing else needs, and a short queue before it (RULES J1)."""
+
+    pool: BlockingPool
+
+    async def make(self, kind: KeyKind) -> GeneratedKey:
+        """A new private key. Raises `BackendUnavailable` when too many wait for one, or it takes too long."""
+        try:
+            async with asyncio.timeout(KEY_TIMEOUT.total_seconds()):
+                return await self.pool.run(generate, kind)
+        except TimeoutError as error:
+            detail = "it took too long to make a private key, try again"
+            raise BackendUnavailable(detail, retry_after=timedelta(seconds=10), reason="key_timeout") from error
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Foundation:
     """What a process opens once, and every runtime in it stands on: the store, the threads, and which worker this is."""
 
     store: Store
     pool: BlockingPool
+    keys: KeyWorkshop
     clock: Callable[[], datetime]
     incarnation: Incarnation
 
@@ -342,10 +385,12 @@ async def open_foundation(
     async with AsyncExitStack() as stack:
         pool = BlockingPool(workers=max(2, os.cpu_count() or 2))
         stack.callback(pool.close)
+        key_pool = BlockingPool(workers=1, queue=KEY_QUEUE, name="kipuka-keys", niceness=KEY_NICENESS)
+        stack.callback(key_pool.close)
         born = incarnation or Incarnation(boot=secrets.token_hex(8))
         opening = _store(composition, clock=clock, run=born.boot, exclusive=incarnation is None)
         store = await stack.enter_async_context(opening)
-        yield Foundation(store=store, pool=pool, clock=clock, incarnation=born)
+        yield Foundation(store=store, pool=pool, keys=KeyWorkshop(pool=key_pool), clock=clock, incarnation=born)
 
 
 def _tell_hooks(plugins: Plugins) -> None:
@@ -409,7 +454,15 @@ async def open_runtime(
         chain = Authentication(methods, timeout=AUTHENTICATOR_TIMEOUT)
         failures = Failures(store, threshold=settings.audit.flood_threshold)
         doors = {
-            name: _label_authentication(settings, label, chain=chain, store=store, failures=failures, clock=clock)
+            name: _label_authentication(
+                settings,
+                label,
+                chain=chain,
+                store=store,
+                failures=failures,
+                clock=clock,
+                issuer=partial(_issuer_of, backends[label.ca], settings.est.ca_timeout),
+            )
             for name, label in settings.labels.items()
         }
         labels = {
@@ -423,6 +476,10 @@ async def open_runtime(
                 authentication=doors[name],
                 replay_window=label.replay_window,
                 plugin=settings.ca(label.ca).backend,
+                operations=frozenset(
+                    operation for operation in Operation if label.operations is None or operation in label.operations
+                ),
+                serverkeygen=label.serverkeygen,
             )
             for name, label in settings.labels.items()
         }
@@ -433,6 +490,7 @@ async def open_runtime(
             spenders=spenders,
             clock=clock,
             ca_timeout=settings.est.ca_timeout,
+            make_slow_key=foundation.keys.make,
             audit_gate=audit_gate,
             process=foundation.incarnation.name,
             checkpoint=checkpoint,
@@ -617,6 +675,7 @@ def _label_authentication(
     store: Store,
     failures: Failures,
     clock: Callable[[], datetime],
+    issuer: Callable[[], Awaitable[x509.Certificate]],
 ) -> LabelAuthentication:
     client_auth = _client_auth(settings)
     anchors: AnchorSet | None = None
@@ -631,8 +690,24 @@ def _label_authentication(
         store=store,
         failures=failures,
         clock=clock,
+        require=label.require,
+        foreign_clients=label.foreign_clients,
+        issuer=issuer,
         late_renewal=LateRenewal(ca=label.ca, label=label.name, allowed=label.profile.allow_expired_for),
     )
+
+
+async def _issuer_of(backend: CABackend, patience: timedelta) -> x509.Certificate:
+    """The certificate that a CA issues with. Raises BackendError."""
+    try:
+        async with asyncio.timeout(patience.total_seconds()):
+            return (await backend.ca_certificates()).issuer
+    except BackendError:
+        raise
+    except TimeoutError as error:
+        raise BackendUnavailable("the certification authority did not answer", reason="ca_timeout") from error
+    except Exception as error:
+        raise BackendFault("the certification authority failed", reason="ca_failed") from error
 
 
 def _administrators(

@@ -219,7 +219,9 @@ class RequestRejected(AuditEvent):
 
 
 class AuthenticationSucceeded(AuditEvent):
-    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews."""
+    """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews.
+    `also` has the other proofs, as `method:name`, where several are required together.
+    """
 
     name: ClassVar[str] = "authentication_succeeded"
     outcome: ClassVar[Outcome] = "success"
@@ -227,6 +229,7 @@ class AuthenticationSucceeded(AuditEvent):
     subject_name: str
     operation: str
     label: str | None
+    also: tuple[str, ...]
     expired_at: str | None
 
 
@@ -309,7 +312,11 @@ class CertificateRequested(AuditEvent):
 
 
 class CertificateIssued(AuditEvent):
-    """A certificate was recorded; only after this is durable does the client receive it."""
+    """A certificate was recorded; only after this is durable does the client receive it.
+
+    Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
+    the way in which it was encrypted besides.
+    """
 
     name: ClassVar[str] = "certificate_issued"
     outcome: ClassVar[Outcome] = "success"
@@ -326,6 +333,8 @@ class CertificateIssued(AuditEvent):
     not_before: str
     not_after: str
     channel_binding: str | None
+    generated_key: str | None = None
+    key_protection: str | None = None
 
 
 class CertificateReplayed(AuditEvent):

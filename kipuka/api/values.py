@@ -88,6 +88,7 @@ class CertificateProblem(StrEnum):
     EXPIRED = "client certificate expired"
     REVOKED = "client certificate revoked"
     NOT_FOR_CLIENT_AUTHENTICATION = "client certificate not valid for client authentication"
+    NOT_ENROLLED_HERE = "client certificate is of another CA, and not one of those that may enrol here"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,11 +163,15 @@ class DenialKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Authenticated:
-    """The credential is good."""
+    """The credential is good.
+
+    `also` is the host's: whom the request proved to be besides, where a label requires several methods together.
+    """
 
     identity: Identity
     claim: Claim | None = None
     response_challenge: str | None = None  # a WWW-Authenticate value that goes with the success (RFC 4559, section 5)
+    also: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kipuka.api import Finding
 from kipuka.audit.syslog.settings import SyslogSettings
-from kipuka.config import Address, AdminSection, CAItem, Known, Settings
+from kipuka.config import Address, AdminSection, CAItem, Known, Label, Settings
 from kipuka.mtls import ClientAuth
 from kipuka.x509.profiles import Profile
 
@@ -35,6 +35,8 @@ def advice(settings: Settings) -> Iterator[Finding]:
     """Everything that settings alone show, in the order of the configuration reference."""
     yield from _proxies(settings)
     yield from _modes(settings)
+    for label in settings.labels.values():
+        yield from _label(settings, label)
     yield from _replays(settings)
     yield from _validity(settings)
     yield from _profiles(settings)
@@ -109,6 +111,21 @@ def _modes(settings: Settings) -> Iterator[Finding]:
         if name != "mtls":
             problem = "everybody who can connect has a client certificate: this method lets nobody else in"
             yield _warning(name, problem, "take the section out when every device has a certificate")
+
+
+def _label(settings: Settings, label: Label) -> Iterator[Finding]:
+    """What a path says of clients and operations itself, or takes from the path without a label."""
+    key = "est" if label.name is None else f"est.label[{label.name}]"
+    section = client_auth(settings)
+    if (section is None or section.mode == "none") and any("mtls" in members for members in label.require):
+        problem = "no client certificate is asked for, so nobody meets a set that has mtls"
+        yield _warning(f"{key}.require", problem, 'write mode = "optional" and trust_anchors in [tls.client_auth]')
+    if label.operations is not None and "cacerts" not in label.operations:
+        problem = "clients cannot fetch the CA's certificates, which RFC 7030 wants everywhere"
+        yield _warning(f"{key}.operations", problem, "add cacerts")
+    if any(pattern.is_anything for pattern in label.foreign_clients):
+        problem = "one of the patterns demands no character of a name: every certificate of that form fits it"
+        yield _warning(f"{key}.foreign_clients", problem, "write what tells your clients from others, such as O=Maker")
 
 
 def _replays(settings: Settings) -> Iterator[Finding]:

@@ -449,8 +449,10 @@ class _Look:
             return
         for label in self.settings.labels.values():
             if not label.auth:
-                key = f"est.label[{label.name}].auth"
-                self._warn(key, "every method of this label is disabled: nobody can enrol", "name another one")
+                key = "est" if label.name is None else f"est.label[{label.name}]"
+                self._warn(
+                    f"{key}.auth", "every method of this label is disabled: nobody can enrol", "name another one"
+                )
 
     # --- plugins ---
 

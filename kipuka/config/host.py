@@ -111,7 +111,7 @@ class _Reading:
                 ESTSection,
                 "est",
                 without=("label",),
-                salvage=("base_path", "base64_lines", "ca_timeout", "replay_window"),
+                salvage=("base_path", "base64_lines", "ca_timeout", "replay_window", *_OF_A_PATH),
             ),
             labels=self._labels(),
             profiles=self._profiles(),
@@ -244,7 +244,7 @@ class _Reading:
         est = self.document.values.get("est")
         items = self._items(path) if isinstance(est, dict) else []
         labels = self._each(
-            LabelItem, path, items, salvage=("ca", "profile", "auth", "client_anchors", "replay_window")
+            LabelItem, path, items, salvage=("ca", "profile", "client_anchors", "replay_window", *_OF_A_PATH)
         )
         operations = {operation.value for operation in Operation}
         for index, label in labels:
@@ -273,6 +273,9 @@ class _Reading:
             )
             self._say(("admin",), "the admin API is on, but nobody could sign in", remedy)
 
+
+_OF_A_PATH = ("auth", "require", "operations", "foreign_clients", "serverkeygen")
+"""Keys of `[est]` that a label may have too."""
 
 _SEGMENT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-")
 

@@ -17,6 +17,7 @@ from kipuka.config.document import KeyPath
 from kipuka.config.sections import ProfileItem
 from kipuka.config.validate import NOT_YET
 from kipuka.x509.copied import COPYABLE, NEVER_COPIED
+from kipuka.x509.generate import KeyKind
 from kipuka.x509.issuance import CertificatePolicy
 from kipuka.x509.keys import KeyPolicy
 from kipuka.x509.names import attribute_type, normal_dns, normal_uri, short_name
@@ -69,6 +70,7 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
     domains = _domains(item, mistakes)
     subject_patterns, san_patterns = _patterns(item, mistakes)
     validity, longest = _validity(item, mistakes)
+    key_policy = _key_policy(item, mistakes)
     profile = Profile(
         name=item.name,
         names=item.names,
@@ -76,7 +78,8 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         identity_sans=item.identity_sans if item.names == "identity" else (),
         wildcards=item.wildcards,
         reenrol_names=item.reenrol_names,
-        key_policy=_key_policy(item, mistakes),
+        key_policy=key_policy,
+        generated_key=_generated_key(item, key_policy, mistakes),
         csr_signature_hashes=item.csr_signature_hashes,
         validity=validity,
         max_validity=longest,
@@ -267,6 +270,17 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
         remedy = "take it out, or write extended_key_usage"
         mistakes.append(Mistake(path=("extended_key_usage_critical",), problem=problem, remedy=remedy))
     return tuple(usages)
+
+
+def _generated_key(item: ProfileItem, policy: KeyPolicy, mistakes: list[Mistake]) -> KeyKind | None:
+    if item.serverkeygen_key is None:
+        return None
+    kind = KeyKind.parse(item.serverkeygen_key)
+    if kind.allowed_by(policy):
+        return kind
+    remedy = "write a kind that key_types, min_rsa_bits and max_rsa_bits allow, or take it out"
+    mistakes.append(Mistake(path=("serverkeygen_key",), problem="this profile accepts no such key", remedy=remedy))
+    return None
 
 
 def _domains(item: ProfileItem, mistakes: list[Mistake]) -> tuple[str, ...]:

@@ -132,6 +132,20 @@ ProxyNetwork = Annotated[
 PositiveSeconds = Annotated[Seconds, AfterValidator(_positive)]
 ReplayWindow = Annotated[Seconds, Field(ge=timedelta(0), le=timedelta(days=30))]
 
+Operations = tuple[Literal["cacerts", "csrattrs", "simpleenroll", "simplereenroll", "serverkeygen"], ...]
+
+
+def _check_certificate_pattern(value: str) -> str:
+    try:
+        parse_certificate_pattern(value)
+    except ValueError as error:
+        msg = f"it is no pattern of a subject or alternative name: {error}; write one such as CN=*,OU=Admins,O=Example"
+        raise ValueError(msg) from error
+    return value
+
+
+CertificatePatternText = Annotated[str, Field(max_length=1024), AfterValidator(_check_certificate_pattern)]
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Identifier = Annotated[str, Field(pattern=_NAME, max_length=64)]
 
@@ -312,7 +326,16 @@ class LabelItem(Section):
     """The `name` of a `[[profile]]` item. Default: `default_profile`."""
 
     auth: tuple[str, ...] | None = None
-    """The methods that may be used here, for instance `["mtls", "otp"]`. Default: all that are on."""
+    """The methods that may be used here, for instance `["mtls", "otp"]`. Default: those of `[est]`."""
+
+    require: tuple[tuple[str, ...], ...] | None = None
+    """The same as `require` of `[est]`, for this label; `[]` where one method is enough. Default: that one, unless `auth` is written here."""
+
+    operations: Operations | None = Field(default=None, min_length=1)
+    """The same as `operations` of `[est]`, for this label. Default: that one."""
+
+    foreign_clients: tuple[CertificatePatternText, ...] | None = None
+    """The same as `foreign_clients` of `[est]`, for this label; `[]` lets in all. Default: that one."""
 
     client_anchors: ConfigPath | None = None
     """PEM file of the CA certificates whose client certificates are accepted here.
@@ -320,6 +343,9 @@ class LabelItem(Section):
 
     replay_window: ReplayWindow | None = None
     """The same as `replay_window` of `[est]`, for this label. Default: that one."""
+
+    serverkeygen: bool | None = None
+    """The same as `serverkeygen` of `[est]`, for this label. Default: that one."""
 
 
 class ESTSection(Section):
@@ -334,6 +360,24 @@ class ESTSection(Section):
     default_profile: str = "default"
     """The `name` of the `[[profile]]` item for the path without a label. A profile `default` exists without being written."""
 
+    auth: tuple[str, ...] | None = None
+    """The methods that may be used on the path without a label, and at labels that do not say: for instance `["mtls", "otp"]`. Default:
+    all that are on."""
+
+    require: tuple[tuple[str, ...], ...] = ()
+    """Methods that must all succeed on one request, where one is not enough: `[["mtls", "otp"]]`. Of several sets one must be met. A set has `mtls` and
+    one other method, since a request has one Authorization field, or one method alone. Whose name counts is the first of the set. A renewal needs the
+    certificate only. For the path without a label, and for labels that do not say."""
+
+    operations: Operations | None = Field(default=None, min_length=1)
+    """The EST operations that are on: `cacerts`, `csrattrs`, `simpleenroll`, `simplereenroll`, `serverkeygen`. Others are answered 404.
+    Default: all. For the path without a label, and for labels that do not say."""
+
+    foreign_clients: tuple[CertificatePatternText, ...] = ()
+    """Which client certificates of other CAs than the label's own are accepted: patterns of a whole subject, such as
+    `CN=*,OU=Devices,O=Maker`, or of an alternative name: `dns:*.example.com`, `email:*@example.com`, `uri:urn:example:*`, as in `[admin.tls] allow`.
+    Default: all that the anchors let in. For the path without a label, and for labels that do not say."""
+
     base64_lines: Literal["auto", "always", "never"] = "auto"
     """Whether answers are wrapped into lines of 64 characters (RFC 8951, 3.1). `auto`: one line for clients that send no
     User-Agent (strongSwan cannot read more), else lines."""
@@ -344,6 +388,9 @@ class ESTSection(Section):
     replay_window: ReplayWindow = timedelta(0)
     """How long, in seconds, a lost answer can be asked for again: the same token or client certificate with the same request gets the
     certificate that was issued for it, and no use is spent. `0`: never. Up to 30 days; 600 is enough for bad links."""
+
+    serverkeygen: bool = True
+    """Whether the server makes a private key for clients that ask for one (RFC 7030, 4.4). Where not, `serverkeygen` is answered 404."""
 
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""
@@ -403,6 +450,11 @@ class ProfileItem(Section):
     csr_signature_hashes: tuple[SignatureHash, ...] | None = Field(default=None, min_length=1)
     """The hashes that a request may be signed with: `sha256`, `sha384`, `sha512`, `sha3-256`, `sha3-384`, `sha3-512`. Signatures that have a hash of
     their own, as of Ed25519, are always accepted. Default: all of these. What certificates are signed with is the CA's affair."""
+    serverkeygen_key: Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384", "p521", "ed25519", "ed448"] | None = (
+        None
+    )
+    """The kind of private key that `serverkeygen` makes where the key in the request is not of a kind that this profile accepts.
+    Default: the first of `p256`, `p384`, `p521`, `ed25519`, `rsa` that it accepts."""
 
     validity_days: float | None = Field(default=None, ge=0.001, le=36500)
     """How long certificates are valid, in days. Default: `validity_days` of the CA. A CA never goes beyond the end of its own certificate."""
@@ -539,15 +591,6 @@ class BearerTokenSection(Section):
 AdminMode = Literal["required", "optional", "none"]
 
 
-def _check_allow(value: str) -> str:
-    try:
-        parse_certificate_pattern(value)
-    except ValueError as error:
-        msg = f"it is no pattern of a subject or alternative name: {error}; write one such as CN=*,OU=Admins,O=Example"
-        raise ValueError(msg) from error
-    return value
-
-
 class AdminTLSSection(Section):
     """Administrators who present a client certificate. Their anchors have nothing to do with those of `[tls.client_auth]`:
     neither stand in for the other.
@@ -560,7 +603,7 @@ class AdminTLSSection(Section):
     """`required`: a good certificate is needed, and a bearer token too where `[admin.bearer_token]` is on. `optional`: either is
     enough. `none`: certificates are not looked at."""
 
-    allow: tuple[Annotated[str, Field(max_length=1024), AfterValidator(_check_allow)], ...] = ()
+    allow: tuple[CertificatePatternText, ...] = ()
     """Which certificates under the anchors are administrators': patterns of a whole subject, such as
     `CN=*,OU=Admins,O=Example`, or of an alternative name: `dns:*.ops.example.com`, `email:*@example.com`,
     `uri:spiffe://example.com/admin/*`. A `*` stands for any characters within one value or one part of a name. Default: all

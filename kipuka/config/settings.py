@@ -23,6 +23,7 @@ from kipuka.config.sections import (
     ServerSection,
     TLSSection,
 )
+from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Profile
 
 __all__ = ["CAItem", "Known", "Label", "Settings", "SinkItem"]
@@ -52,16 +53,20 @@ class SinkItem:
 class Label:
     """One EST label, or the path without one (`name` None: RULES K5), with every default filled in.
 
-    `auth` are the methods that are on here, in the order of `[auth] order`. `client_anchors` None means those of
-    `[tls.client_auth]`.
+    `auth` are the methods that are on here, in the order of `[auth] order`; where `require` has sets, those in a set that can be met.
+    `operations` None means all. `client_anchors` None means those of `[tls.client_auth]`.
     """
 
     name: str | None
     ca: str
     profile: Profile
     auth: tuple[str, ...]
+    require: tuple[tuple[str, ...], ...] = ()
+    operations: frozenset[str] | None = None
+    foreign_clients: tuple[CertificatePattern, ...] = ()
     client_anchors: Path | None = None
     replay_window: timedelta = timedelta(0)
+    serverkeygen: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,11 +21,14 @@ from kipuka.config.host import SECTION_OF, Host, at
 from kipuka.config.sections import CAHead, DatabaseSection, ESTSection, LabelItem, SinkHead
 from kipuka.config.settings import CAItem, Known, Label, Settings, SinkItem
 from kipuka.config.validate import suggestion, validate
+from kipuka.x509.patterns import parse_certificate_pattern
 from kipuka.x509.profiles import Profile
 
 __all__ = ["DEFAULT_ORDER", "Kinds", "Unsettled", "settle"]
 
 DEFAULT_ORDER = ("mtls", "gssapi", "otp")
+
+_CERTIFICATE = "mtls"  # the method that needs no Authorization field (RULES C1)
 
 
 class Unsettled(ConfigError):
@@ -293,13 +296,18 @@ class _Settling:
         labels: dict[str | None, Label] = {}
         ca = self._default_ca(est)
         profile = self._profile(est.default_profile, ("est", "default_profile"))
+        admission = self._admission(est.auth, est.require, ("est",), authenticators)
         if ca is not None and profile is not None:
-            auth = tuple(authenticators)
-            labels[None] = Label(name=None, ca=ca, profile=profile, auth=auth, replay_window=est.replay_window)
+            plain = Label(name=None, ca=ca, profile=profile, auth=admission.methods, require=admission.sets)
+            labels[None] = _with_defaults(plain, est, None)
         for index, item in self.host.labels:
-            own = est.replay_window if item.replay_window is None else item.replay_window
-            for name, label in self._label(item, ("est", "label", index), ca, profile, authenticators).items():
-                labels[name] = replace(label, replay_window=own)
+            path: KeyPath = ("est", "label", index)
+            own = admission
+            if item.auth is not None or item.require is not None:
+                own = self._admission(item.auth, item.require or (), path, authenticators)
+            label = self._label(item, path, ca, profile)
+            if label is not None:
+                labels[item.name] = replace(_with_defaults(label, est, item), auth=own.methods, require=own.sets)
         return labels
 
     def _label(
@@ -308,25 +316,62 @@ class _Settling:
         path: KeyPath,
         default_ca: str | None,
         default_profile: Profile | None,
-        authenticators: Mapping[str, BaseModel],
-    ) -> dict[str | None, Label]:
+    ) -> Label | None:
         ca = default_ca if item.ca is None else self._ca(item.ca, (*path, "ca"))
         profile = default_profile if item.profile is None else self._profile(item.profile, (*path, "profile"))
         if item.client_anchors is not None and "mtls" not in self.methods_on and "mtls" not in self.host.disabled:
             remedy = "write [tls.client_auth], or take client_anchors out"
             self._say((*path, "client_anchors"), "client certificates are not asked for", remedy)
-        if item.auth is not None:
-            self._label_auth(item.auth, (*path, "auth"))
         if ca is None or profile is None:
-            return {}
-        auth = tuple(name for name in authenticators if item.auth is None or name in item.auth)
-        label = Label(name=item.name, ca=ca, profile=profile, auth=auth, client_anchors=item.client_anchors)
-        return {item.name: label}
+            return None
+        return Label(name=item.name, ca=ca, profile=profile, auth=(), client_anchors=item.client_anchors)
 
-    def _label_auth(self, auth: tuple[str, ...], path: KeyPath) -> None:
-        if not auth:
-            self._say(path, "with no method nobody can enrol here", "name at least one, or take auth out")
-        for index, name in enumerate(auth):
+    def _admission(
+        self,
+        auth: tuple[str, ...] | None,
+        require: tuple[tuple[str, ...], ...],
+        path: KeyPath,
+        authenticators: Mapping[str, BaseModel],
+    ) -> _Admission:
+        """What `auth` and `require` of one place say together."""
+        if auth is not None:
+            self._methods_are_on(auth, (*path, "auth"))
+            if not auth:
+                remedy = "name at least one, or take auth out"
+                self._say((*path, "auth"), "with no method nobody can enrol here", remedy)
+        if not require:
+            return _Admission(tuple(name for name in authenticators if auth is None or name in auth))
+        self._sets(auth, require, (*path, "require"))
+        # A set that lost a method to [plugins] disabled is met by nobody: what is left of it would be less than was required.
+        sets = tuple(members for members in require if members and set(members) <= authenticators.keys())
+        wanted = {name for members in sets for name in members}
+        return _Admission(tuple(name for name in authenticators if name in wanted), sets)
+
+    def _sets(self, auth: tuple[str, ...] | None, require: tuple[tuple[str, ...], ...], path: KeyPath) -> None:
+        for index, members in enumerate(require):
+            where: KeyPath = (*path, index)
+            self._methods_are_on(members, where)
+            others = [name for name in dict.fromkeys(members) if name != _CERTIFICATE]
+            if not members:
+                self._say(where, "with an empty set everybody could enrol here", "name its methods, or take it out")
+            elif len(set(members)) != len(members):
+                self._say(where, "a method stands there twice", "name each method once")
+            elif len(others) > 1:
+                problem = f"a request has one Authorization field, so nobody can present {' and '.join(others)}"
+                self._say(where, problem, f'write ["{_CERTIFICATE}", "{others[0]}"], or a set for each')
+            elif any(set(members) >= set(other) for place, other in enumerate(require) if other and place != index):
+                remedy = "take it out, or what it is more than"
+                self._say(where, "whoever meets it meets another set too, which asks for less", remedy)
+            for name in members:
+                if auth is not None and name not in auth:
+                    self._say(where, f"{name} is not in auth", "add it there, or take auth out")
+        for index, name in enumerate(auth or ()):
+            if not any(name in members for members in require):
+                remedy = f'take it out, or add ["{name}"] to require'
+                self._say((*path[:-1], "auth", index), f"no set of require has {name}, so it lets nobody in", remedy)
+
+    def _methods_are_on(self, names: tuple[str, ...], path: KeyPath) -> None:
+        for index, name in enumerate(names):
             if name in self.methods_on or name in self.host.disabled or name in self.kinds.silent:
                 continue
             near = suggestion(name, self.methods_on)
@@ -381,6 +426,29 @@ class _Settling:
         near = suggestion(name, known)
         others = f"write one of: {', '.join(sorted(known))}" if known else f"write a {section} item of that name"
         self._say(path, f"there is no {thing} {name}", f"did you mean {near}?" if near else others)
+
+
+@dataclass(frozen=True, slots=True)
+class _Admission:
+    """Which methods are on at a place, and which sets of them are required together."""
+
+    methods: tuple[str, ...]
+    sets: tuple[tuple[str, ...], ...] = ()
+
+
+def _with_defaults(label: Label, est: ESTSection, item: LabelItem | None) -> Label:
+    """The label with what it does not say itself: those of `[est]`."""
+    window = est.replay_window if item is None or item.replay_window is None else item.replay_window
+    operations = est.operations if item is None or item.operations is None else item.operations
+    makes_keys = est.serverkeygen if item is None or item.serverkeygen is None else item.serverkeygen
+    foreign = est.foreign_clients if item is None or item.foreign_clients is None else item.foreign_clients
+    return replace(
+        label,
+        replay_window=window,
+        serverkeygen=makes_keys,
+        operations=None if operations is None else frozenset[str](operations),
+        foreign_clients=tuple(parse_certificate_pattern(text) for text in foreign),
+    )
 
 
 def _absolute_url(url: str, base: Path) -> str:

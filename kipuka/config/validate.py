@@ -31,10 +31,7 @@ NOT_YET = "not available in this version"
 LATER: Mapping[tuple[str, ...], str] = {
     ("server", "public_listen"): "take the key out",
     ("server", "proxy_protocol"): "take the key out",
-    ("est", "serverkeygen"): "take the key out; serverkeygen is answered 404",
     ("est", "csrattrs"): "take the key out; csrattrs is answered 204",
-    ("est", "label", "require"): "take the key out",
-    ("est", "label", "serverkeygen"): "take the key out",
     ("est", "label", "csrattrs"): "take the key out",
     ("est", "label", "registration_authorities"): "take the key out",
 }

@@ -307,6 +307,14 @@ class CertificateRequest:
         if not verified:
             raise ProofOfPossessionFailed("the signature of the request does not verify")
 
+    def attribute(self, kind: ObjectIdentifier) -> bytes | None:
+        """The DER of the attribute of that type, as the client wrote it; None where there is none.
+
+        For what only some operations look at: nothing below the attribute's values was read yet.
+        """
+        attributes = asn1.decode_der(_Request, self.der).info.attributes.as_list()
+        return next((asn1.encode_der(attribute) for attribute in attributes if attribute.type == kind), None)
+
 
 # --- The walk over the octets
 

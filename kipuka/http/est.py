@@ -16,6 +16,7 @@ from quart import Request, Response
 from kipuka.api import Credentials, MethodNotAllowed, Operation, UnknownResource
 from kipuka.enrolment import Enrolled, Enrolment, EnrolmentRequest, LabelService, Postponed
 from kipuka.est.cms import certs_only
+from kipuka.est.keygen import KEY_AND_CERTIFICATE, KeyPart, key_and_certificate
 from kipuka.est.wire import CA_CERTS, CERTS_ONLY, PKCS10, Base64Lines, encode_response, one_line
 from kipuka.http.door import Visit, authorization_of, check_body, refuse_cross_site, require_media_type
 from kipuka.http.responses import no_content, seconds
@@ -27,6 +28,7 @@ METHODS: Mapping[Operation, str] = {
     Operation.CSRATTRS: "GET",
     Operation.SIMPLEENROLL: "POST",
     Operation.SIMPLEREENROLL: "POST",
+    Operation.SERVERKEYGEN: "POST",
 }
 
 
@@ -66,7 +68,13 @@ class EstResources:
             raise UnknownResource("there is no such EST operation here", reason="unknown_operation")
         if label not in self.labels:
             raise UnknownResource("there is no such EST label", reason="unknown_label")
-        return self.labels[label], known[name]
+        service, operation = self.labels[label], known[name]
+        if operation not in service.operations:
+            raise UnknownResource(f"{name} is off at this path", reason="operation_off")
+        if operation is Operation.SERVERKEYGEN and not service.serverkeygen:
+            detail = "no private keys are made here: make one, and use simpleenroll"
+            raise UnknownResource(detail, reason="serverkeygen_off")
+        return service, operation
 
     async def _ca_certificates(self, request: Request, service: LabelService) -> Response:
         """RFC 7030, 4.1.3: the issuing certificate and its chain up to the root."""
@@ -74,7 +82,7 @@ class EstResources:
         return self._base64(request, certs_only(chain.certificates), content_type=CA_CERTS)
 
     async def _enrol(self, request: Request, visit: Visit, service: LabelService, operation: Operation) -> Response:
-        """RFC 7030, 4.2."""
+        """RFC 7030, 4.2 and 4.4."""
         await self._step("receive")
         outcome = await self.enrolment.enrol(
             EnrolmentRequest(
@@ -94,7 +102,11 @@ class EstResources:
             case Postponed():
                 response = postponed(outcome.retry_after)
             case Enrolled():
-                response = self._base64(request, certs_only([outcome.certificate]), content_type=CERTS_ONLY)
+                certificate = certs_only([outcome.certificate])
+                if outcome.key is None:
+                    response = self._base64(request, certificate, content_type=CERTS_ONLY)
+                else:
+                    response = _with_key(outcome.key, certificate)
                 if outcome.challenge is not None:
                     response.headers.add("WWW-Authenticate", outcome.challenge)
         if outcome.close_connection:
@@ -111,6 +123,13 @@ class EstResources:
     async def _step(self, name: str) -> None:
         if self.checkpoint is not None:
             await self.checkpoint(name)
+
+
+def _with_key(key: KeyPart, certificate: bytes) -> Response:
+    """RFC 7030, 4.4.2: the private key, and the certificate as simpleenroll answers it; nobody is to keep a copy."""
+    response = Response(key_and_certificate(key, certificate), status=200, content_type=KEY_AND_CERTIFICATE)
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def postponed(retry_after: timedelta) -> Response:

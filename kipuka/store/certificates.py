@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, exists, func, or_, select, update
 
 from kipuka.api.errors import Conflict
+from kipuka.api.events import CertificateRevoked
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.store.tables import certificates, moment
 from kipuka.x509.names import format_dn, holder_digest
@@ -40,6 +41,7 @@ __all__ = [
     "normal_serial",
     "revoke",
     "serial_is_used",
+    "supersede",
     "told",
     "untold",
 ]
@@ -352,6 +354,29 @@ def revoke(
         )
     )
     return Revoked(certificate=changed, change=change, before=before)
+
+
+def supersede(tx: Tx, certificate: RecordedCertificate, *, tell: bool, comment: str) -> CertificateRevoked | None:
+    """Revoke a certificate of this server's own accord, and give the event that is to be audited; None where it is no longer valid.
+
+    Somebody else, on another node too, may be revoking it at the same time; one of them does.
+    """
+    try:
+        revoked = revoke(tx, certificate.fingerprint, reason=Reason.SUPERSEDED, tell=tell)
+    except Conflict:
+        return None
+    if revoked.change != "revoked" or revoked.before is not None:
+        return None
+    return CertificateRevoked(
+        ca=certificate.ca,
+        serial=certificate.serial,
+        fingerprint=certificate.fingerprint,
+        subject=certificate.subject,
+        reason=Reason.SUPERSEDED.value,
+        previous_reason=None,
+        invalidity_date=None,
+        comment=comment,
+    )
 
 
 def untold(tx: ReadTx, cas: Collection[str], *, limit: int) -> tuple[RecordedCertificate, ...]:

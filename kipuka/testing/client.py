@@ -18,8 +18,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from email import message_from_bytes
+from email.message import Message
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
@@ -109,6 +111,17 @@ class Response:
             msg = f"{len(values)} fields named {name}: {values}"
             raise ValueError(msg)
         return values[0] if values else None
+
+    def parts(self) -> list[tuple[str, bytes]]:
+        """The parts of a multipart body, decoded: content type and octets (RFC 7030, 4.4.2)."""
+        message = message_from_bytes(f"Content-Type: {self.header('Content-Type')}\r\n\r\n".encode() + self.body)
+        if message.defects or not message.is_multipart():
+            msg = f"not a sound multipart body: {message.defects or self.header('Content-Type')}"
+            raise ValueError(msg)
+        return [
+            (str(part["Content-Type"]), cast("bytes", part.get_payload(decode=True)))
+            for part in cast("list[Message]", message.get_payload())
+        ]
 
     @property
     def text(self) -> str:

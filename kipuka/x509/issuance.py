@@ -65,11 +65,11 @@ class Issuance:
             # RFC 5280 section 4.2.1.6: critical where the subject is empty
             san = x509.SubjectAlternativeName(names)
             found.append(x509.Extension(x509.SubjectAlternativeName.oid, critical=critical_san, value=san))
-        for value in self._pointers():
+        for value in self.pointers():
             found.append(x509.Extension(value.oid, critical=False, value=value))  # noqa: PERF401 - types
         return (*found, *copied)
 
-    def _pointers(self) -> Sequence[x509.ExtensionType]:
+    def pointers(self) -> Sequence[x509.ExtensionType]:
         """Where to read on: policies, the issuer, its OCSP responder, its CRL. None of them is ever critical."""
         values: list[x509.ExtensionType] = []
         if self.certificate_policies:

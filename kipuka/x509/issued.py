@@ -16,7 +16,7 @@ from OpenSSL import crypto
 from kipuka.api import Order
 from kipuka.x509.names import same_name
 
-__all__ = ["mismatch"]
+__all__ = ["is_issued_by", "mismatch", "ordered_extensions"]
 
 _WIDENING = (
     x509.SubjectAlternativeName.oid,
@@ -38,9 +38,7 @@ def mismatch(order: Order, certificate: x509.Certificate, issuer: x509.Certifica
     Checked are the issuer's signature and name constraints, the public key, the names, usages and other ordered
     extensions with their criticality, CA:FALSE, the validity (clipped is fine, extended is not) and the serial number's form (RFC 5280, 4.1.2.2).
     """
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
+    if not is_issued_by(certificate, issuer):
         return "it is not signed by the CA's certificate"
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if spki != order.public_key:
@@ -52,6 +50,36 @@ def mismatch(order: Order, certificate: x509.Certificate, issuer: x509.Certifica
         or _extension_mismatch(order, certificate)
         or _constraint_mismatch(certificate, issuer)
     )
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the certificate names this issuer, and its signature is by the issuer's key."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+_NOT_ORDERED = frozenset(
+    {
+        x509.SubjectKeyIdentifier.oid,
+        x509.AuthorityKeyIdentifier.oid,
+        x509.BasicConstraints.oid,
+        x509.CRLDistributionPoints.oid,
+        x509.FreshestCRL.oid,
+        x509.AuthorityInformationAccess.oid,
+        x509.PrecertificateSignedCertificateTimestamps.oid,
+    }
+)
+"""What a CA adds of its own to what it was ordered, or may."""
+
+
+def ordered_extensions(certificate: x509.Certificate) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    """The extensions that this certificate, which was taken for what was ordered, was ordered with; but for the addresses of CRL,
+    OCSP responder and issuer, which its CA may have put there.
+    """
+    return tuple(extension for extension in certificate.extensions if extension.oid not in _NOT_ORDERED)
 
 
 def _number_or_time_mismatch(order: Order, certificate: x509.Certificate) -> str | None:

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from kipuka.api.errors import BadCSR, KeyRefused, NameRefused
 from kipuka.api.values import Identity
 from kipuka.x509.copied import NEVER_COPIED, check_copied
+from kipuka.x509.generate import KeyKind
 from kipuka.x509.issuance import CertificatePolicy, Issuance
 from kipuka.x509.keys import KeyPolicy, PublicKey, describe_key
 from kipuka.x509.names import (
@@ -90,6 +91,8 @@ class Profile:
     `allow_expired_for` is how long after its end a certificate still renews (RULES B4), `channel_binding` whether a request has to be
     linked to its TLS connection (RULES G1).
 
+    `generated_key` is made where the server makes a key and the request's own kind is not taken; None: the best that is.
+
     Raises ValueError for a form, a domain or a pattern that can never match, and for an extension that is never copied.
     """
 
@@ -100,6 +103,7 @@ class Profile:
     wildcards: bool = False
     reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
     key_policy: KeyPolicy = field(default_factory=KeyPolicy)
+    generated_key: KeyKind | None = None
     validity: timedelta | None = None
     max_validity: timedelta | None = None
     backdate: timedelta = timedelta(minutes=5)

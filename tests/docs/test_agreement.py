@@ -80,6 +80,7 @@ def test_the_cycle_has_the_steps_of_the_code_in_their_order():
         "reserve",
         "authorise",
         "prove_possession",
+        "make_key",
         "sign",
         "check_certificate",
         "record",

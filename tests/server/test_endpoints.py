@@ -66,8 +66,9 @@ TABLE = {
     ("simpleenroll", "certificate"): [CHALLENGED, (200, None), (200, None), (200, None)],
     ("simplereenroll", "nothing"): [REQUIRED, REQUIRED, REFUSED, REQUIRED],
     ("simplereenroll", "token"): [REQUIRED, REQUIRED, REFUSED, REQUIRED],
-    ("serverkeygen", "nothing"): [(404, ...), (404, ...), REFUSED, (404, ...)],
-    ("serverkeygen", "token"): [(404, ...), (404, ...), REFUSED, (404, ...)],
+    ("serverkeygen", "nothing"): [CHALLENGED, CHALLENGED, REFUSED, CHALLENGED],
+    ("serverkeygen", "token"): [(200, None), (200, None), REFUSED, (200, None)],
+    ("serverkeygen", "certificate"): [CHALLENGED, (200, None), (200, None), (200, None)],
     ("fullcmc", "nothing"): [(404, ...), (404, ...), REFUSED, (404, ...)],
     ("fullcmc", "certificate"): [(404, ...), (404, ...), (404, ...), (404, ...)],
 }

@@ -161,7 +161,6 @@ def test_head_answers_as_get_without_a_body(client):
         "/.well-known/est/cacerts/",
         "/.well-known/est/../est/cacerts",
         "/.well-known/est/FACTORY/cacerts",
-        "/.well-known/est/serverkeygen",
         "/.well-known/est/fullcmc",
     ],
 )

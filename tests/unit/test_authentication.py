@@ -285,3 +285,99 @@ async def test_an_unexpected_answer_leg_is_reported_as_a_continuation():
         CREDENTIALS, accept=accept
     )
     assert outcome == Unrecognised(continuations=("Negotiate abc",))
+
+
+# --- Several methods together
+
+
+CERTIFIED = Authenticated(identity=Identity(method="mtls", name="CN=ws42"))
+HOLDER = Authenticated(
+    identity=Identity(method="otp", name="ws42"), claim=Claim(plugin="otp", ref="7"), response_challenge="Done"
+)
+BOTH = (("mtls", "otp"),)
+
+
+async def together(methods, sets=BOTH, **more):
+    return await chain(**methods).authenticate_together(CREDENTIALS, sets, **({"accept": accept} | more))
+
+
+@pytest.mark.parametrize(
+    ("sets", "first", "second"), [(BOTH, CERTIFIED, HOLDER), ((("otp", "mtls"),), HOLDER, CERTIFIED)]
+)
+async def test_of_methods_that_are_required_together_the_first_names_the_client(sets, first, second):
+    """What any of them wants spent is spent, and what any of them answers is answered."""
+    accepted = []
+
+    async def keep(authenticated):
+        accepted.append(authenticated)
+
+    outcome = await together({"otp": Answering(HOLDER), "mtls": Answering(CERTIFIED)}, sets, accept=keep)
+    assert isinstance(outcome, Recognised)
+    assert outcome.method == sets[0][0]
+    assert accepted == [outcome.authenticated]
+    assert (accepted[0].identity, accepted[0].also) == (first.identity, (second.identity,))
+    assert (accepted[0].claim, accepted[0].response_challenge) == (HOLDER.claim, "Done")
+
+
+@pytest.mark.parametrize("order", [("mtls", "otp"), ("otp", "mtls")])
+@pytest.mark.parametrize(("certificate", "denied"), [(WRONG, ["mtls"]), (NotPresented(), [])])
+async def test_no_secret_is_tried_without_the_certificate_that_belongs_to_it(order, certificate, denied):
+    otp = Answering(HOLDER)
+    outcome = await together({"mtls": Answering(certificate), "otp": otp}, (order,))
+    assert isinstance(outcome, Unrecognised)
+    assert [denial.method for denial in outcome.denials] == denied
+    assert otp.asked == []
+
+
+async def test_a_wrong_half_is_a_denial():
+    outcome = await together({"mtls": Answering(CERTIFIED), "otp": Answering(WRONG)})
+    assert outcome == Unrecognised(denials=(Denial(method="otp", denied=WRONG),))
+
+
+async def test_a_missing_half_is_not_enough():
+    assert await together({"mtls": Answering(CERTIFIED), "otp": Answering(NotPresented())}) == Unrecognised()
+
+
+async def test_another_set_may_be_met_and_each_method_is_asked_and_told_once():
+    mtls, otp, gssapi = Answering(CERTIFIED), Answering(WRONG), Answering(GOOD)
+    sets = (("mtls", "otp"), ("otp",), ("mtls", "gssapi"))
+    outcome = await together({"mtls": mtls, "otp": otp, "gssapi": gssapi}, sets)
+    assert isinstance(outcome, Recognised)
+    assert (outcome.method, outcome.denials) == ("mtls", (Denial(method="otp", denied=WRONG),))
+    assert [len(method.asked) for method in (mtls, otp, gssapi)] == [1, 1, 1]
+
+
+async def test_a_use_that_cannot_be_held_is_a_denial_of_the_method_it_belongs_to():
+    async def refuse(_authenticated):
+        return BUSY
+
+    outcome = await together({"mtls": Answering(CERTIFIED), "otp": Answering(HOLDER)}, accept=refuse)
+    assert outcome == Unrecognised(denials=(Denial(method="otp", denied=BUSY),))
+
+
+async def test_an_exchange_goes_on_beside_a_good_certificate():
+    legs = {"mtls": Answering(CERTIFIED), "gssapi": Answering(Continue(challenge="Negotiate abc"))}
+    assert await together(legs, (("mtls", "gssapi"),)) == Unrecognised(continuations=("Negotiate abc",))
+
+
+@pytest.mark.parametrize(("certificate", "again"), [(CERTIFIED, True), (WRONG, False)])
+async def test_a_lost_answer_is_given_again_to_whom_the_other_half_is_good(certificate, again):
+    """RULES D4: a spent password alone asks for nothing where a certificate belongs to it."""
+
+    async def recall(method, claim):
+        assert (method, claim) == ("mtls", SPENT.spent)
+        return True
+
+    otp = Counting(SPENT)
+    outcome = await together({"mtls": Answering(certificate), "otp": otp}, recall=recall)
+    assert (outcome == Recognised(method="mtls", authenticated=None)) is again
+    assert otp.counted == []
+
+
+async def test_a_denied_certificate_ends_the_search_for_a_set_where_it_is_final():
+    """RULES A2."""
+    otp = Answering(HOLDER)
+    sets = (("mtls", "otp"), ("otp",))
+    outcome = await together({"mtls": Answering(WRONG), "otp": otp}, sets, certificate_is_final=True)
+    assert outcome == Unrecognised(denials=(Denial(method="mtls", denied=WRONG),))
+    assert otp.asked == []

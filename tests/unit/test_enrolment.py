@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from kipuka.api import (
     Authenticated,
@@ -38,6 +39,7 @@ from kipuka.store import certificates, enrolments
 from kipuka.store.database import open_store
 from kipuka.store.schema import upgrade
 from kipuka.testing.pki import make_csr, make_key, make_root
+from kipuka.x509.generate import generate
 from kipuka.x509.names import subject_for
 from kipuka.x509.profiles import Profile
 from kipuka.x509.revocation import Reason
@@ -172,14 +174,15 @@ class World:
     """One enrolment service over a real store."""
 
     def __init__(self, store, backend, *, remote, claim, unique_keys=True, window=0) -> None:
-        self.store, self.backend, self.spending = store, backend, Spending()
-        self.connection, self.method = CONNECTION, "spending"
+        self.store, self.backend, self.spending, self.no_slow_key = store, backend, Spending(), None
+        self.connection, self.method, self.operation = CONNECTION, "spending", Operation.SIMPLEENROLL
         self.enrolment = Enrolment(
             store=store,
             spenders={"spending": self.spending},
             clock=now,
             ca_timeout=timedelta(seconds=0.2),
             process="b1/0/0",
+            make_slow_key=self.make_slow_key,
         )
         self.service = LabelService(
             name=None,
@@ -196,10 +199,15 @@ class World:
         claim = self.service.authentication.winner.claim
         return EnrolmentRequest(
             service=replace(self.service, authentication=Recognising(claim, name, self.method)),
-            credentials=Credentials(connection=self.connection, operation=Operation.SIMPLEENROLL, label=None),
+            credentials=Credentials(connection=self.connection, operation=self.operation, label=None),
             path_cache={},
             body=csr.der,
         )
+
+    async def make_slow_key(self, kind):
+        if self.no_slow_key is not None:
+            raise self.no_slow_key
+        return generate(kind)
 
     async def enrol(self, csr=None, *, name="ws42"):
         return await self.enrolment.enrol(self.request(csr or make_csr(common_name="whatever"), name))
@@ -742,6 +750,188 @@ def as_certificate(here, method="mtls"):
     device = ROOT.issue_client("ws42").certificate
     here.connection = replace(CONNECTION, presented=PresentedCertificate(leaf=device))
     here.method = method
+
+
+# -- the key is made here (RFC 7030, 4.4; RULES J1) --------------------------------------------------------------------
+
+
+def making_keys(here):
+    here.operation = Operation.SERVERKEYGEN
+    return here
+
+
+def key_of(outcome):
+    return load_der_private_key(outcome.key.der, None)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("kind", ["p256", "rsa2048"])
+async def test_a_ca_is_shown_a_request_of_the_made_key_with_the_granted_names(world, remote, kind):
+    """The client's own request is of a key that no certificate is for."""
+    here = making_keys(world(remote=remote))
+    outcome = await here.enrol(make_csr(common_name="whatever", dns=("ws42",), key=kind))
+    (order,) = here.backend.orders
+    request = x509.load_der_x509_csr(order.csr)
+    assert request.is_signature_valid
+    assert request.public_key() == key_of(outcome).public_key() == outcome.certificate.public_key()
+    assert request.subject == order.subject == subject_for("ws42")
+    names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names in order.extensions
+    assert here.spending.counts == (0, 0, 1)
+
+
+@pytest.mark.parametrize("fault", [BackendUnavailable("away"), BackendFault("no"), RuntimeError("odd")], ids=repr)
+async def test_a_ca_that_fails_gives_the_use_of_a_made_key_back(world, fault):
+    """Guarantee 2."""
+
+    def fail(_order):
+        raise fault
+
+    here = making_keys(world(CA(fail)))
+    with pytest.raises((BackendUnavailable, BackendFault)):
+        await here.enrol()
+    assert here.spending.counts == (1, 0, 0)
+    assert await here.recorded() == ()
+
+
+async def test_a_queue_that_is_full_gives_the_use_back(world):
+    """RULES J1."""
+    here = making_keys(world())
+    here.no_slow_key = BackendUnavailable("the server is too busy", reason="pool_full")
+    with pytest.raises(BackendUnavailable, match="too busy"):
+        await here.enrol(make_csr(key="rsa2048"))
+    assert here.spending.counts == (1, 0, 0)
+    assert here.backend.orders == []
+
+
+async def test_where_the_ca_decides_later_no_key_is_kept_and_the_client_is_told_what_to_do(world):
+    """RULES J1: a 503 with the CA's own time; the use comes back, and nothing waits for an answer that nobody could use."""
+    here = making_keys(world(WaitingCA(), remote=True))
+    with pytest.raises(BackendUnavailable, match="use simpleenroll") as raised:
+        await here.enrol()
+    assert raised.value.retry_after == timedelta(seconds=5)
+    assert raised.value.reason == "ca_decides_later"
+    assert here.spending.counts == (1, 0, 0)
+    assert await here.rows() == []
+
+
+async def test_what_recovery_finds_of_a_made_key_is_recorded_revoked_and_not_paid_for(world):
+    """RULES J1: the private key died with the process; the CA's certificate is on record, and the client can ask again."""
+
+    def fail(_order):
+        raise RuntimeError
+
+    here = making_keys(world(RememberingCA(fail, found=True), remote=True, window=600))
+    csr = make_csr(common_name="x")
+    with pytest.raises(BackendUnavailable):
+        await here.enrol(csr)
+    assert here.spending.counts == (0, 1, 0)
+    await here.recover()
+    (lost,) = await here.recorded()
+    assert (lost.state, lost.revocation_reason) == ("revoked", "cessationOfOperation")
+    assert here.spending.counts == (1, 0, 0)
+    assert (await here.events())[-2:] == ["enrolment_recovered", "certificate_revoked"]
+    here.backend.answer = lambda order: Issued(certificate=sign(order))
+    outcome = await here.enrol(csr)
+    assert key_of(outcome).public_key() == outcome.certificate.public_key()
+    assert here.spending.counts == (0, 0, 1)
+
+
+async def test_what_recovery_finds_pending_of_a_made_key_is_given_up(world):
+    """RULES J1: whatever the CA decides, it is of a key that nobody has."""
+
+    class Undecided(RememberingCA):
+        async def find(self, order_id):
+            return Pending(ref=order_id, retry_after=timedelta(seconds=5))
+
+    def fail(_order):
+        raise RuntimeError
+
+    here = making_keys(world(Undecided(fail, found=False), remote=True))
+    with pytest.raises(BackendUnavailable):
+        await here.enrol()
+    await here.recover()
+    assert here.spending.counts == (1, 0, 0)
+    assert await here.rows() == []
+
+
+@pytest.mark.parametrize("remote", [False, True])
+async def test_a_retry_of_a_made_key_revokes_the_first_certificate_in_the_same_transaction(world, remote):
+    """RULES D4; a CA that wants to hear of revocations is told of it."""
+    here = making_keys(world(RevokingCA(lambda order: Issued(certificate=sign(order))), remote=remote, window=600))
+    csr = make_csr(common_name="x", dns=("ws42",))
+    first = await here.enrol(csr)
+    begun = len(await here.events())
+    second = await here.enrol(csr)
+    assert second.key.der != first.key.der
+    assert (await here.events())[begun:] == [
+        "authentication_succeeded",
+        "certificate_requested",
+        "certificate_revoked",
+        "certificate_issued",
+    ]
+    newest, oldest = await here.recorded()
+    assert (oldest.state, oldest.untold_reason) == ("revoked", "superseded")
+    assert newest.state == "valid"
+    assert here.spending.counts == (0, 0, 1)
+
+
+async def test_the_twin_has_what_its_first_was_granted_whatever_the_profile_says_by_now(world):
+    """RULES D4: the same request has the same answer but for the key, also after a reload."""
+    here = making_keys(world(window=600))
+    csr = make_csr(common_name="x", key="rsa2048", dns=("ws42",))
+    first = await here.enrol(csr)
+    here.service = replace(here.service, profile=Profile(name="other", extended_key_usage=()))
+    second = await here.enrol(csr)
+    assert second.certificate.subject == first.certificate.subject
+    assert list(second.certificate.extensions) == list(first.certificate.extensions)
+
+
+async def test_of_two_that_ask_for_a_key_at_once_with_one_certificate_the_later_one_keeps_its_own(world):
+    """RULES D4: each gets the key of its certificate; one certificate is left valid."""
+    go = asyncio.Event()
+
+    async def slowly(order):
+        await go.wait()
+        return Issued(certificate=sign(order))
+
+    here = making_keys(world(CA(slowly), claim=None, window=600))
+    as_certificate(here)
+    csr = make_csr(common_name="ws42")
+    both = [asyncio.create_task(here.enrol(csr)) for _ in range(2)]
+    while len(here.backend.orders) < 2:
+        await asyncio.sleep(0.01)
+    go.set()
+    for outcome in await asyncio.gather(*both):
+        assert key_of(outcome).public_key() == outcome.certificate.public_key()
+    assert sorted(recorded.state for recorded in await here.recorded()) == ["revoked", "valid"]
+
+
+async def test_a_first_certificate_that_is_revoked_while_the_retry_is_under_way_has_no_successor(world):
+    """The use was spent on it, and it was taken back: nothing is issued for it."""
+    here = making_keys(world(window=600))
+    csr = make_csr(common_name="x")
+    await here.enrol(csr)
+    (recorded,) = await here.recorded()
+
+    async def revoke(step):
+        if step == "record":
+            unit = partial(certificates.revoke, fingerprint=recorded.fingerprint, reason=Reason.KEY_COMPROMISE)
+            await here.store.write(unit)
+
+    here.enrolment._checkpoint = revoke
+    with pytest.raises(BackendUnavailable) as raised:
+        await here.enrol(csr)
+    assert raised.value.reason == "replay_ended"
+    assert len(await here.recorded()) == 1
+
+
+async def test_a_private_key_is_in_no_repr_of_an_outcome(world):
+    """Guarantee 8: whoever logs what was answered logs no key."""
+    outcome = await making_keys(world()).enrol()
+    assert "BEGIN" not in repr(outcome)
+    assert repr(outcome.key.der) not in repr(outcome)
+    assert "KeyPart" not in repr(outcome)
 
 
 async def test_a_job_is_run_by_one_of_two_processes(world):

@@ -47,10 +47,12 @@ async def test_a_good_certificate_is_its_subject_with_its_names(leaf):
 
 @pytest.mark.parametrize("problem", list(CertificateProblem))
 async def test_a_certificate_with_a_problem_is_denied_with_its_text(leaf, problem):
-    """RULES B3: the four texts."""
+    """RULES B3, B5: the texts. Who is known, and only not let in here, is not permitted (RULES C3)."""
     outcome = await ask(ClientCertificate(certificate=leaf, problem=problem, reason="why"))
     assert isinstance(outcome, Denied)
-    assert (outcome.detail, outcome.reason, outcome.kind) == (problem.value, "why", DenialKind.WRONG)
+    foreign = problem is CertificateProblem.NOT_ENROLLED_HERE
+    kind = DenialKind.NOT_PERMITTED if foreign else DenialKind.WRONG
+    assert (outcome.detail, outcome.reason, outcome.kind) == (problem.value, "why", kind)
 
 
 async def test_no_certificate_is_not_presented():

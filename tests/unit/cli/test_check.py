@@ -576,6 +576,27 @@ def test_the_longest_validity_of_a_profile_bounds_that_of_the_ca(check, deployme
     assert check({"profile": [{"name": "default", "max_validity_days": 30}]}).keys() == set()
 
 
+@pytest.mark.parametrize(
+    ("lines", "more", "key"),
+    [
+        ({"operations": ["simpleenroll"]}, {}, "operations"),
+        ({"foreign_clients": ["CN=*,O=*"]}, {}, "foreign_clients"),
+        ({"require": [["mtls", "otp"]]}, {"mode": "none"}, "require"),
+    ],
+)
+def test_a_path_that_is_odd_in_what_it_takes_is_a_warning(check, lines, more, key):
+    """Also where a label takes it from the path without one."""
+    client_auth = {"tls": {"client_auth": more}}
+    found = check({"est": {**lines, "label": [{"name": "x"}]}, **client_auth})
+    assert {("warning", f"est.{key}"), ("warning", f"est.label[x].{key}")} <= found.keys()
+    assert ("warning", f"est.{key}") not in check({"est": {key: None}, **client_auth})
+
+
+def test_a_path_whose_methods_are_all_disabled_is_a_warning(check):
+    changes = {"est": {"require": [["otp"]]}, "plugins": {"disabled": ["otp"]}}
+    assert ("warning", "est.auth") in check(changes)
+
+
 def test_a_profile_that_no_label_uses_is_a_warning(check):
     assert check({"profile": [{"name": "default"}, {"name": "vpn"}]}).keys() == {("warning", "profile[vpn]")}
 

@@ -359,9 +359,7 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
     [
         ('[server]\npublic_listen = "a:1"', "server.public_listen"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
-        ("[est]\nserverkeygen = true", "est.serverkeygen"),
         ('[[est.label]]\nname = "a"\nregistration_authorities = []', "est.label[a].registration_authorities"),
-        ('[[est.label]]\nname = "a"\nrequire = ["mtls"]', "est.label[a].require"),
         (
             '[[profile]]\nname = "default"\nextended_key_usage = ["1.3.6.1.5.5.7.3.28"]',
             "profile[default].extended_key_usage[0]",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import get_args
 
 import pytest
 from pydantic import field_validator
 
 from kipuka.api import CABackendKind, Section
 from kipuka.config import load
+from kipuka.config.sections import Operations
+from kipuka.http.est import METHODS
 from tests.unit.config.conftest import CA, GOOD, INSTALLED, KINDS, Smithy, problems, settled, written
 
 ANCHORS = '[tls.client_auth]\ntrust_anchors = "a.pem"\n'
@@ -179,6 +182,93 @@ def test_a_replay_window_is_a_number_of_seconds_up_to_thirty_days(tmp_path, valu
 def test_a_label_names_what_is_there(tmp_path, line, key, remedy):
     found = problems(tmp_path, GOOD + OTP + f'[[est.label]]\nname = "x"\n{line}\n')
     assert {name: problem.remedy for name, problem in found.items()} == {f"est.label[x].{key}": remedy}
+
+
+def test_what_the_path_without_a_label_says_of_clients_holds_for_labels_that_say_nothing(tmp_path):
+    """RULES B5, K5."""
+    text = (
+        GOOD
+        + OTP
+        + ANCHORS
+        + BADGE
+        + """
+    [auth]
+    order = ["mtls", "otp", "badge"]
+    [est]
+    require = [["otp", "mtls"]]
+    operations = ["cacerts", "simpleenroll"]
+    foreign_clients = ["CN=*,O=Maker"]
+    [[est.label]]
+    name = "as-est"
+    [[est.label]]
+    name = "open"
+    require = []
+    operations = ["simpleenroll"]
+    foreign_clients = []
+    [[est.label]]
+    name = "badges"
+    auth = ["badge"]
+    [[est.label]]
+    name = "either"
+    auth = ["mtls", "badge"]
+    require = [["mtls"], ["badge"]]
+    """
+    )
+    labels = settled(tmp_path, text).labels
+    for name in (None, "as-est"):
+        label = labels[name]
+        assert (label.auth, label.require) == (("mtls", "otp"), (("otp", "mtls"),))
+        assert label.operations == {"cacerts", "simpleenroll"}
+        assert len(label.foreign_clients) == 1
+    assert (labels["open"].auth, labels["open"].require) == (("mtls", "otp", "badge"), ())
+    assert (labels["open"].operations, labels["open"].foreign_clients) == ({"simpleenroll"}, ())
+    assert (labels["badges"].auth, labels["badges"].require) == (("badge",), ())
+    assert (labels["either"].auth, labels["either"].require) == (("mtls", "badge"), (("mtls",), ("badge",)))
+
+
+def test_without_a_word_every_method_and_operation_is_on(tmp_path):
+    label = settled(tmp_path, GOOD + OTP + ANCHORS).labels[None]
+    assert (label.auth, label.require) == (("mtls", "otp"), ())
+    assert (label.operations, label.foreign_clients) == (None, ())
+
+
+@pytest.mark.parametrize("place", ["[est]\n", '[[est.label]]\nname = "x"\n'])
+@pytest.mark.parametrize(
+    ("lines", "key", "said"),
+    [
+        ("require = [[]]", "require[0]", "everybody could enrol"),
+        ('require = [["mtls", "mtls"]]', "require[0]", "twice"),
+        ('require = [["mtls", "opt"]]', "require[0][1]", "opt is not on"),
+        ('require = [["otp", "badge"]]', "require[0]", "one Authorization field, so nobody can present otp and badge"),
+        ('require = [["mtls"], ["mtls", "otp"]]', "require[1]", "another set too"),
+        ('require = [["mtls", "otp"], ["otp", "mtls"]]', "require[0]", "another set too"),
+        ('auth = ["mtls"]\nrequire = [["mtls", "otp"]]', "require[0]", "otp is not in auth"),
+        ('auth = ["mtls", "otp", "badge"]\nrequire = [["mtls", "otp"]]', "auth[2]", "no set of require has badge"),
+        ("auth = []", "auth", "nobody can enrol"),
+        ("operations = []", "operations", ""),
+        ('operations = ["enrol"]', "operations[0]", ""),
+        ('foreign_clients = ["O"]', "foreign_clients[0]", "no pattern"),
+    ],
+)
+def test_what_cannot_be_met_or_lets_in_everybody_is_refused(tmp_path, place, lines, key, said):
+    """RULES C1: a set of methods is one that a request can have."""
+    text = GOOD + OTP + ANCHORS + BADGE + f'[auth]\norder = ["mtls", "otp", "badge"]\n{place}{lines}\n'
+    found = problems(tmp_path, text)
+    where = f"est.{key}" if place.startswith("[est]") else f"est.label[x].{key}"
+    assert where in found
+    assert said in found[where].problem
+
+
+def test_every_operation_that_is_served_can_be_named():
+    """K1: neither is one switched off that nobody serves, nor is one served that cannot be switched off."""
+    assert set(get_args(get_args(Operations)[0])) == {operation.value for operation in METHODS}
+
+
+def test_a_set_that_loses_a_method_is_met_by_nobody(tmp_path):
+    """Switching a plugin off never makes less enough."""
+    text = GOOD + OTP + ANCHORS + '[est]\nrequire = [["mtls", "otp"]]\n[plugins]\ndisabled = ["otp"]\n'
+    label = settled(tmp_path, text).labels[None]
+    assert (label.auth, label.require) == ((), ())
 
 
 def test_validity_of_a_ca_is_the_hosts_key(tmp_path):
