@@ -27,7 +27,7 @@ help:
 	@echo "make bench      what an enrolment costs, against its bare cryptography"
 	@echo "make fix        format, and mend what ruff can mend"
 	@echo "make docs       write the generated documents again"
-	@echo "make headers    what the plugin for Kerberos is compiled with (as root)"
+	@echo "make headers    what the plugins for Kerberos and LDAP are compiled with (as root)"
 	@echo "make lock       pin the requirements again (needs uv)"
 	@echo "make clean      remove .venv and caches; run/ stays"
 
@@ -37,14 +37,14 @@ run-environment:
 dev-environment:
 	@$(PYTHON) scripts/environment.py dev
 
-# The plugin for Kerberos is compiled. Without a compiler and Kerberos' headers everything else can be worked on.
+# The plugins for Kerberos and LDAP are compiled. Without a compiler and the headers everything else can be worked on.
 headers:
 	@$(PYTHON) scripts/environment.py headers
 
-# The clients of the tests, a collector of audit events, a load balancer, what looks at a unit of systemd, and what a KDC and a
-# PostgreSQL of their own take. `make test` has them all: there a test that misses one fails, elsewhere it is skipped.
+# The clients of the tests, a collector of audit events, a load balancer, what looks at a unit of systemd, an HSM in software, and what a KDC,
+# a PostgreSQL and a directory of their own take. `make test` has them all: there a test that misses one fails, elsewhere it is skipped.
 test-tools:
-	@$(PYTHON) scripts/tools.py curl openssl haproxy rsyslogd pki jdk bouncycastle kinit krb5kdc kadmin.local systemd-analyze postgres
+	@$(PYTHON) scripts/tools.py curl openssl haproxy rsyslogd pki jdk bouncycastle kinit krb5kdc kadmin.local softhsm2-util systemd-analyze postgres slapd ldapwhoami
 
 run: STARTED := $(shell date +%s.%N)
 run: run-environment

@@ -8,6 +8,7 @@ checked (`kipuka.est`, `kipuka.x509`), SQL (`kipuka.store`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from kipuka.api import (
     AuthenticationSucceeded,
     BackendFault,
     BackendUnavailable,
+    BadCSR,
     CABackend,
     CertificateChain,
     CertificateIssued,
@@ -46,9 +48,12 @@ from kipuka.api import (
     IdentityMismatch,
     Issued,
     KeyRefused,
+    NameRefused,
+    NotPermitted,
     Operation,
     Order,
     Pending,
+    ProofOfPossessionFailed,
     ReadTx,
     RevokesCertificates,
     SpendsOnIssue,
@@ -59,11 +64,11 @@ from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
-from kipuka.est.csr import CertificateRequest
+from kipuka.est.csr import CertificateRequest, NameChange
 from kipuka.est.keygen import KeyPart, encrypt_to, plain_key
 from kipuka.est.wire import decode_request
-from kipuka.mtls import CERTIFICATE_METHOD
-from kipuka.store import certificates, enrolments, replay
+from kipuka.mtls import CERTIFICATE_METHOD, alternative_names
+from kipuka.store import certificates, enrolments, replaced, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.context import audit_context
 from kipuka.store.database import Store, is_of_store, is_unknown
@@ -73,7 +78,18 @@ from kipuka.x509.issued import is_issued_by, mismatch, ordered_extensions
 from kipuka.x509.keys import check_key, describe_key, spki_sha256
 from kipuka.x509.names import format_dn, format_general_name, holder_digest, same_general_names, same_name, visible
 from kipuka.x509.path import PathVerdict
+from kipuka.x509.patterns import CertificatePattern
 from kipuka.x509.profiles import Grant, Profile, authorise
+from kipuka.x509.registration import (
+    Asked,
+    asks_for_others,
+    holder_of,
+    is_candidate,
+    renewed_for,
+    shortcoming,
+    vouched_for,
+    whom,
+)
 
 __all__ = ["Enrolled", "Enrolment", "EnrolmentRequest", "LabelService", "MakeSlowKey", "Postponed", "Recognises"]
 
@@ -126,6 +142,7 @@ class LabelService:
     plugin: str | None = None  # the plugin that opened `backend`, for audit
     operations: frozenset[Operation] = frozenset(Operation)  # those that are on
     serverkeygen: bool = True  # whether private keys are made here (RULES J1)
+    registration_authorities: tuple[CertificatePattern, ...] = ()  # who may ask for others (RULES F4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +200,9 @@ class _Attempt:
     digest: str | None = None  # what the request is known by, where an answer can be given again
     answered: RecordedCertificate | None = None  # what the same request led to before
     binding: str | None = None
+    on_behalf_of: str | None = None  # whom a registration authority asks for
+    renamed_from: str | None = None  # the names of the certificate before, where others were asked for
+    replaces: str | None = None  # the fingerprint of the recorded certificate that is renewed
     opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
 
     @property
@@ -269,6 +289,7 @@ class Enrolment:
     async def _complete(self, attempt: _Attempt) -> Enrolled | Postponed:
         await self._authenticate_and_reserve(attempt)
         try:
+            await self._stand_in(attempt)
             if attempt.answered is not None and not attempt.wants_key:
                 return await self._answer_again(attempt, attempt.digest or "")
             if attempt.pending is not None:
@@ -408,23 +429,78 @@ class Enrolment:
             attempt.claim = None
         return attempt.answered is not None
 
+    async def _stand_in(self, attempt: _Attempt) -> None:
+        """RULES F4; RFC 7030, 3.7: whether a registration authority asks for somebody else.
+
+        A certificate that was meant to be one's, and is not one's here, is refused where it asks for others' names: to go on would issue
+        a certificate in the authority's own name to a stranger. Raises `NotPermitted`.
+        """
+        service, csr, judged = attempt.request.service, attempt.csr, attempt.certificate
+        if _known(attempt.identity).method != CERTIFICATE_METHOD or judged is None or judged.certificate is None:
+            return
+        certificate, listed = judged.certificate, service.registration_authorities
+        if not is_candidate(certificate, listed) or not asks_for_others(certificate, csr.subject, csr.sans):
+            return
+        chain = await self.ca_certificates(service)
+        own_ca = is_issued_by(certificate, chain.issuer)
+        lacks = shortcoming(certificate, listed, recorded=judged.recorded, own_ca=own_ca)
+        if lacks is not None:
+            detail = f"only a registration authority may ask for another's names, and this client certificate is not one's: {lacks.text}"
+            raise NotPermitted(detail, reason=lacks.value)
+        attempt.on_behalf_of = visible(whom(csr.subject, csr.sans))
+        attempt.opening = [self._succeeded(attempt), self._requested(attempt)]
+
+    async def _asked(self, attempt: _Attempt) -> Asked:
+        """Whose names are asked for, and who is to have them: the client, or whom a registration authority speaks for."""
+        csr, identity = attempt.csr, _known(attempt.identity)
+        subject, names = csr.subject, tuple(csr.sans)
+        renewal = attempt.request.credentials.operation is Operation.SIMPLEREENROLL
+        if csr.name_change is not None and not renewal:
+            detail = "a ChangeSubjectName goes with simplereenroll: a first certificate has the names of its request"
+            raise BadCSR(detail, reason="name_change_misplaced")
+        if renewal:
+            subject, names = await self._names_of_reenrolment(attempt)
+            if csr.name_change is not None:
+                return self._other_names(attempt, csr.name_change, whom(subject, names))
+            if attempt.on_behalf_of is not None:
+                return renewed_for(identity, subject, names)
+        elif attempt.on_behalf_of is not None:
+            return self._vouched_for(attempt, subject, names)
+        return Asked(identity=identity, subject=subject, sans=names)
+
+    def _other_names(self, attempt: _Attempt, change: NameChange, before: str) -> Asked:
+        """RULES F3; RFC 6402, 2.8: the names that a renewal asks for in place of the certificate's. What is granted of them is F1's affair."""
+        profile, identity = attempt.request.service.profile, _known(attempt.identity)
+        if not profile.change_subject_name:
+            raise NameRefused("the names of a certificate cannot be changed here", rule="change_subject_name")
+        attempt.renamed_from = visible(before)
+        if attempt.on_behalf_of is not None:
+            return self._vouched_for(attempt, change.subject, change.sans)
+        if profile.names == "identity" and not same_name(change.subject, identity.subject or x509.Name([])):
+            shown = visible(format_dn(change.subject)) or "an empty subject"
+            raise NameRefused(f"the subject {shown} is not permitted for {identity.name}", rule="names")
+        return Asked(identity=identity, subject=change.subject, sans=change.sans)
+
+    def _vouched_for(self, attempt: _Attempt, subject: x509.Name, sans: Sequence[x509.GeneralName]) -> Asked:
+        profile = attempt.request.service.profile
+        domains = profile.san_domains if profile.names == "identity" else ()
+        return vouched_for(_known(attempt.identity), subject, sans, domains=domains)
+
     async def _authorise(self, attempt: _Attempt) -> Grant:
         """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
-        service, csr, identity = attempt.request.service, attempt.csr, _known(attempt.identity)
+        service, csr = attempt.request.service, attempt.csr
         if attempt.wants_key:
             if encrypt_to(csr) is not None:
                 detail = "private keys are not encrypted to a key of the client's in this version"
                 raise KeyRefused(detail, reason="encryption_not_available")
-            return self._authorise_without_key(attempt)
+            return await self._authorise_without_key(attempt)
         key = check_key(csr.public_key_der, service.profile.key_policy)
-        subject, names = csr.subject, csr.sans
-        if attempt.request.credentials.operation is Operation.SIMPLEREENROLL:
-            subject, names = await self._names_of_reenrolment(attempt)
+        asked = await self._asked(attempt)
         grant = authorise(
             service.profile,
-            identity,
-            subject=subject,
-            sans=names,
+            asked.identity,
+            subject=asked.subject,
+            sans=asked.sans,
             public_key=key,
             wants_ca=csr.wants_ca,
             asked_extensions=csr.asked_extensions(service.profile.copy_extensions),
@@ -442,17 +518,18 @@ class Enrolment:
             raise objection
         return grant
 
-    def _authorise_without_key(self, attempt: _Attempt) -> Grant:
+    async def _authorise_without_key(self, attempt: _Attempt) -> Grant:
         """RFC 7030, 4.4.1: as for any other request, but its key says no more than what kind is wanted (RULES J1)."""
         if attempt.answered is not None:
             # RULES D4: the twin of the certificate whose key was lost, whatever the identity is known of by now.
             return _same_again(attempt.answered, attempt.request.service.profile)
         profile, csr = attempt.request.service.profile, attempt.csr
+        asked = await self._asked(attempt)
         return authorise(
             profile,
-            _known(attempt.identity),
-            subject=csr.subject,
-            sans=csr.sans,
+            asked.identity,
+            subject=asked.subject,
+            sans=asked.sans,
             public_key=_kind_of(attempt).specimen(),
             wants_ca=csr.wants_ca,
             asked_extensions=csr.asked_extensions(profile.copy_extensions),
@@ -460,6 +537,8 @@ class Enrolment:
 
     async def _names_of_reenrolment(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
         """RFC 7030, 4.2.2: the same names, of a certificate of this label's CA (RULES B5, F2)."""
+        if attempt.on_behalf_of is not None:
+            return await self._names_for_another(attempt)
         request, csr = attempt.request, attempt.csr
         judged = attempt.certificate
         if judged is None or judged.certificate is None:
@@ -477,8 +556,10 @@ class Enrolment:
         if found is not None and found.label != request.service.name:
             where = "without a label" if found.label is None else f"at the label {found.label}"
             raise IdentityMismatch(f"client certificate was enrolled {where}, re-enrol it there", reason="other_label")
+        attempt.replaces = None if found is None else fingerprint
         names = _known(attempt.identity).permitted_names
-        if request.service.profile.reenrol_names == "must-match":
+        # RFC 6402, 2.8: who asks for other names has those of its certificate in the request, whatever the profile says.
+        if request.service.profile.reenrol_names == "must-match" or csr.name_change is not None:
             if not same_name(csr.subject, current.subject):
                 expected = format_dn(current.subject) or "an empty subject"
                 raise IdentityMismatch(
@@ -492,6 +573,29 @@ class Enrolment:
                 raise IdentityMismatch(detail, reason="other_names", rule="reenrol_names")
         return current.subject, names
 
+    async def _names_for_another(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
+        """RULES F4; RFC 7030, 4.2.2: a registration authority renews what this label has recorded under the names of the request."""
+        request, csr = attempt.request, attempt.csr
+        found = await self._store.read(
+            partial(
+                certificates.renewable,
+                ca=request.service.ca,
+                label=request.service.name,
+                holder_sha256=holder_of(csr.subject, csr.sans),
+            )
+        )
+        loaded = [(recorded, recorded.load()) for recorded in found]
+        same = [pair for pair in loaded if same_general_names(alternative_names(pair[1]), csr.sans)]
+        if not same:
+            detail = f"this label has no certificate of {attempt.on_behalf_of} that could be renewed; a new one is asked for by simpleenroll"
+            raise IdentityMismatch(detail, reason="nothing_to_renew")
+        spki = spki_sha256(csr.public_key_der)
+        exact = [pair for pair in same if pair[0].spki_sha256 == spki]
+        recorded, certificate = (exact or same)[0]
+        if exact or len(same) == 1:  # of several with other keys nobody can say which is replaced
+            attempt.replaces = recorded.fingerprint
+        return certificate.subject, alternative_names(certificate)
+
     def _prove_possession(self, attempt: _Attempt) -> None:
         """RFC 7030, 3.4 and 3.5: the CSR's own signature, and this connection's binding where one is given (RULES G1).
 
@@ -499,6 +603,18 @@ class Enrolment:
         """
         if not attempt.wants_key:
             attempt.csr.verify_possession(attempt.request.service.profile.csr_signature_hashes)
+        self._link(attempt)
+
+    def _link(self, attempt: _Attempt) -> None:
+        """RFC 7030, 3.5; RFC 7894, 4. A registration authority is exempt: what it hands on was linked to its own server (RFC 7030, 3.7)."""
+        if attempt.on_behalf_of is not None:
+            with contextlib.suppress(ProofOfPossessionFailed):
+                attempt.binding = check_binding(
+                    attempt.csr.challenge_password,
+                    attempt.request.credentials.connection,
+                    identity_linking=attempt.csr.identity_linking,
+                )
+            return
         refuse_foreign_challenges(attempt.csr)
         attempt.binding = check_binding(
             attempt.csr.challenge_password,
@@ -677,6 +793,7 @@ class Enrolment:
             enrolment=attempt.id,
             issued_at=self._clock(),
             names=names,
+            replaces=attempt.replaces,
         )
         event = CertificateIssued(
             enrolment=attempt.id,
@@ -694,6 +811,8 @@ class Enrolment:
             channel_binding=attempt.binding,
             generated_key=None if made is None else made.title,
             key_protection=None if made is None else made.part.protection,
+            on_behalf_of=attempt.on_behalf_of,
+            renamed_from=attempt.renamed_from,
         )
         unit = partial(
             _record,
@@ -702,6 +821,7 @@ class Enrolment:
             certificate=recorded,
             unique=request.service.profile.unique_keys,
             presented=_fingerprint(attempt.certificate),
+            revoke_after=request.service.profile.revoke_replaced_after,
             spender=self._spenders.get(claim.plugin) if claim else None,
             window=None if request.service.remote else request.service.replay_window,
             opening=tuple(attempt.opening),
@@ -889,6 +1009,7 @@ class Enrolment:
             names=tuple(format_general_name(name) for name in csr.sans),
             key=csr.key_description,
             request_sha256=csr.info_sha256,
+            on_behalf_of=attempt.on_behalf_of,
         )
 
 
@@ -1024,6 +1145,7 @@ def _record(
     certificate: certificates.RecordedCertificate,
     unique: bool,
     presented: str | None,
+    revoke_after: timedelta | None,
     spender: SpendsOnIssue | None,
     window: timedelta | None,
     opening: tuple[AuditEvent, ...],
@@ -1037,20 +1159,20 @@ def _record(
     then forgotten before anybody has seen it. A remote CA (`window` None) knows it by now, so it is recorded and handed out.
     With `replacing`, where the earlier one's private key is lost, it is the earlier one that goes: it is revoked.
     """
-    if presented is not None and certificates.is_revoked(tx, presented):
-        # RULES B2: a client certificate that was revoked while this request was under way gets no successor.
-        return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
+    objection = _revoked_meanwhile(tx, presented, certificate.replaces, schedules=revoke_after is not None)
+    if objection is not None:
+        return objection
     if unique:
         certificates.lock_key(tx, certificate.spki_sha256)
     objection = _key_objection(tx, spki=certificate.spki_sha256, holder=certificate.holder_sha256, unique=unique)
     if objection is not None:
         return objection
     answered = None
-    replaced = None
+    superseded = None
     if replacing is not None:
-        replaced = _replace_first(tx, row.replay_sha256, replacing)
-        if isinstance(replaced, BackendError):
-            return replaced
+        superseded = _replace_first(tx, row.replay_sha256, replacing)
+        if isinstance(superseded, BackendError):
+            return superseded
     elif window is not None and row.replay_sha256 is not None:
         answered = replay.find(tx, row.replay_sha256, window=window)
     if answered is not None:
@@ -1059,7 +1181,9 @@ def _record(
         audit_all(tx, events=(*opening, replayed(answered)))
         return answered
     enrolments.record(tx, row, certificate, spender, exists=exists)
-    audit_all(tx, events=(*opening, *([] if replaced is None else [replaced]), issued))
+    if certificate.replaces is not None and revoke_after is not None:
+        replaced.schedule(tx, certificate.replaces, certificate.issued_at + revoke_after)
+    audit_all(tx, events=(*opening, *([] if superseded is None else [superseded]), issued))
     return certificate
 
 
@@ -1088,6 +1212,15 @@ _KEY_LOST = "its private key was asked for again, and is kept nowhere"
 def _no_longer_to_be_had() -> BackendUnavailable:
     detail = "the certificate that this request led to is no longer to be had, try again"
     return BackendUnavailable(detail, retry_after=timedelta(seconds=1), reason="replay_ended")
+
+
+def _revoked_meanwhile(tx: Tx, presented: str | None, replaces: str | None, *, schedules: bool) -> RequestError | None:
+    """RULES B2: a certificate that was revoked while this request was under way neither proves anything nor gets a successor."""
+    if presented is not None and certificates.is_revoked(tx, presented, to_change=schedules and presented == replaces):
+        return CertificateRequired(CertificateProblem.REVOKED.value, reason="revoked")
+    if replaces not in {None, presented} and certificates.is_revoked(tx, replaces or "", to_change=schedules):
+        return IdentityMismatch("the certificate that is to be renewed was revoked", reason="nothing_to_renew")
+    return None
 
 
 def _replay(

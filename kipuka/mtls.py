@@ -33,7 +33,7 @@ from kipuka.api import (
     hookimpl,
 )
 
-__all__ = ["CERTIFICATE_METHOD", "ClientAuth", "ClientCertificateAuthenticator", "Mode"]
+__all__ = ["CERTIFICATE_METHOD", "ClientAuth", "ClientCertificateAuthenticator", "Mode", "alternative_names"]
 
 KIPUKA_API = "1.0"
 

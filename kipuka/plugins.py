@@ -37,7 +37,13 @@ __all__ = ["Candidate", "HookCall", "PluginRow", "Plugins", "Report", "discover"
 
 PROJECT = "kipuka"
 
-_BUNDLED = {"gssapi": "kipuka-auth-gssapi", "otp": "kipuka-auth-otp", "local": "kipuka-ca-local"}
+_BUNDLED = {
+    "gssapi": "kipuka-auth-gssapi",
+    "ldap": "kipuka-auth-ldap",
+    "local": "kipuka-ca-local",
+    "otp": "kipuka-auth-otp",
+    "pkcs11": "kipuka-ca-pkcs11",
+}
 """Our own distributions. No other name is ever suggested to pip: a guessed one could be anybody's."""
 
 Stage = Literal["find", "version", "import", "register", "collect", "configure", "open"]

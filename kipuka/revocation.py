@@ -33,7 +33,7 @@ from kipuka.api import (
     timestamp,
 )
 from kipuka.api.errors import BackendError, RequestError
-from kipuka.store import certificates
+from kipuka.store import certificates, replaced
 from kipuka.store.certificates import RecordedCertificate, Revoked
 from kipuka.store.database import Store
 from kipuka.x509.revocation import Reason
@@ -86,6 +86,16 @@ class Revocations:
         if certificate.untold_reason is not None and await self._tell(certificate, first=True) is None:
             return replace(revoked, certificate=replace(certificate, untold_reason=None))
         return revoked
+
+    async def revoke_replaced(self, late: Mapping[str, timedelta]) -> None:
+        """Revoke what a renewal has replaced and is due now: a job. `late` is as `kipuka.store.replaced.fate` has it."""
+        for fingerprint in await self._store.read(partial(replaced.due, limit=AT_ONCE)):
+            unit = partial(
+                _revoke_replaced, fingerprint=fingerprint, late=late, wants_to_be_told=self._wants_to_be_told
+            )
+            revoked = await self._store.write(unit)
+            if revoked is not None and revoked.certificate.untold_reason is not None:
+                await self._tell(revoked.certificate, first=True)
 
     async def tell_untold(self) -> None:
         """Tell the CAs what they have not taken yet: a job. A CA that is away is not asked for each certificate in turn."""
@@ -211,6 +221,32 @@ def _revoke(tx: Tx, *, order: RevocationOrder, wants_to_be_told: Callable[[str],
         )
     )
     return revoked
+
+
+def _revoke_replaced(
+    tx: Tx, *, fingerprint: str, late: Mapping[str, timedelta], wants_to_be_told: Callable[[str], bool]
+) -> Revoked | None:
+    """What was revoked. All is looked at here, where nobody can change it any more; whoever came before has left nothing to do."""
+    if certificates.is_revoked(tx, fingerprint, to_change=True):
+        replaced.let_go(tx, fingerprint)
+        return None
+    found = certificates.find_by_fingerprint(tx, fingerprint)
+    if found is None or found.revoke_at is None or found.revoke_at > tx.now:
+        return None
+    by = replaced.successors(tx, fingerprint)
+    match replaced.fate(found, by, late=late, now=tx.now):
+        case "wait":
+            replaced.schedule(tx, fingerprint, tx.now + replaced.HOLD_PAUSE)
+            return None
+        case "keep":
+            replaced.let_go(tx, fingerprint)
+            return None
+        case "revoke":
+            replaced.let_go(tx, fingerprint)
+    comment = f"replaced by {', '.join(sorted(one.serial for one in by))}"[:MAX_COMMENT]
+    order = RevocationOrder(id=fingerprint, reason=Reason.SUPERSEDED, comment=comment)
+    revoked = _revoke(tx, order=order, wants_to_be_told=wants_to_be_told)
+    return revoked if isinstance(revoked, Revoked) else None
 
 
 def _told(tx: Tx, *, certificate: RecordedCertificate, reason: str, audited: bool) -> None:

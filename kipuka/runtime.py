@@ -480,6 +480,7 @@ async def open_runtime(
                     operation for operation in Operation if label.operations is None or operation in label.operations
                 ),
                 serverkeygen=label.serverkeygen,
+                registration_authorities=label.registration_authorities,
             )
             for name, label in settings.labels.items()
         }
@@ -512,7 +513,11 @@ async def open_runtime(
             await recover(foundation.incarnation)
         revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
         holder = f"{store.node}/{foundation.incarnation.name}"
-        jobs = {"recovery": recover, "revocations": revocations.tell_untold}
+        jobs = {
+            "recovery": recover,
+            "revocations": revocations.tell_untold,
+            "replaced": partial(revocations.revoke_replaced, _revokes_replaced(settings)),
+        }
         await stack.enter_async_context(open_jobs(store, jobs, holder=holder))
         stack.push_async_callback(enrolment.drain)
         readiness = await stack.enter_async_context(
@@ -708,6 +713,15 @@ async def _issuer_of(backend: CABackend, patience: timedelta) -> x509.Certificat
         raise BackendUnavailable("the certification authority did not answer", reason="ca_timeout") from error
     except Exception as error:
         raise BackendFault("the certification authority failed", reason="ca_failed") from error
+
+
+def _revokes_replaced(settings: Settings) -> Mapping[str, timedelta]:
+    """The profiles whose replaced certificates are revoked, with how long each lets an expired one renew."""
+    return {
+        name: profile.allow_expired_for
+        for name, profile in settings.profiles.items()
+        if profile.revoke_replaced_after is not None
+    }
 
 
 def _administrators(

@@ -9,7 +9,7 @@ checkout itself into it. Not in the room: choosing the pins (`lock.py`).
 
 A plugin whose requirements are compiled against a library of the machine names what that takes in its pyproject file
 (`[tool.kipuka] needs-headers`). A server runs without it, and the rest can be worked on without it: it is part of `dev`
-only where all of that is there.
+only where all of that is there. One that a first look at the server does not take says `in-run = false` there.
 
 Two of them at once in one checkout take turns, by a lock on `.venv.lock`.
 
@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tools import is_there, provide
 
@@ -59,12 +60,17 @@ def quiet(command: list[str], **extra: str) -> None:
         fail(f"this command failed with status {done.returncode}: {' '.join(command)}")
 
 
-def needed_headers(pyproject: Path) -> list[str]:
-    """The programs and header files that a plugin's requirements are compiled with."""
+def settings_of(pyproject: Path) -> dict[str, Any]:
+    """What the pyproject file of a plugin says for these scripts."""
     import tomllib  # an older Python has none, and is told so before it comes here
 
-    settings = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("kipuka", {})
-    return list(settings.get("needs-headers", []))
+    settings: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("kipuka", {})
+    return settings
+
+
+def needed_headers(pyproject: Path) -> list[str]:
+    """The programs and header files that a plugin's requirements are compiled with."""
+    return list(settings_of(pyproject).get("needs-headers", []))
 
 
 def all_headers() -> list[str]:
@@ -79,6 +85,8 @@ def have_headers() -> bool:
 def own_projects(flavour: str) -> list[Path]:
     """The host's folder and those of the bundled plugins that are installed."""
     plugins = sorted(ROOT.glob("plugins/*/pyproject.toml"))
+    if flavour == "run":
+        plugins = [file for file in plugins if settings_of(file).get("in-run", True)]
     compiled = flavour == "dev" and have_headers()
     return [ROOT, *(file.parent for file in plugins if compiled or not needed_headers(file))]
 

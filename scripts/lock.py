@@ -47,6 +47,11 @@ def needs_headers(project: dict[str, Any]) -> bool:
     return bool(project.get("tool", {}).get("kipuka", {}).get("needs-headers"))
 
 
+def is_run(project: dict[str, Any]) -> bool:
+    """Whether the environment of `make run` has it (see `environment.py`)."""
+    return bool(project.get("tool", {}).get("kipuka", {}).get("in-run", True))
+
+
 def collect(file: Path) -> list[str]:
     """Every requirement of this checkout that comes from outside it and that the file pins."""
     parsed = projects()
@@ -54,7 +59,7 @@ def collect(file: Path) -> list[str]:
     wanted: list[str] = [] if file == HEADERS else list(EDITABLE)
     dev = file == DEV
     for project in parsed:
-        if needs_headers(project) != (file == HEADERS):
+        if needs_headers(project) != (file == HEADERS) or (file == RUN and not is_run(project)):
             continue
         wanted += project["build-system"]["requires"]
         wanted += project["project"].get("dependencies", [])

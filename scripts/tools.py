@@ -53,6 +53,10 @@ TOOLS = {
     "krb5-config": Tool(("libkrb5-dev",), ("krb5-config",)),
     "krb5kdc": Tool(("krb5-kdc",), ("krb5kdc",)),
     "postgres": Tool(("postgresql",), ("initdb", "postgres")),
+    "softhsm2-util": Tool(("softhsm2",), ("softhsm2-util",), ("/usr/lib/softhsm/libsofthsm2.so",)),
+    "ldap.h": Tool(("libldap-dev",), files=("/usr/include/ldap.h",)),
+    "sasl.h": Tool(("libsasl2-dev",), files=("/usr/include/sasl/sasl.h",)),
+    "ldapwhoami": Tool(("ldap-utils",), ("ldapwhoami",)),
     "systemd-analyze": Tool(("systemd",), ("systemd-analyze",)),
 }  # fmt: skip
 """Any other name is a program, in the Debian package of the same name."""

@@ -297,7 +297,9 @@ class LockoutsListed(AuditEvent):
 
 
 class CertificateRequested(AuditEvent):
-    """An authenticated client asked for a certificate. `request_sha256` is over the CSR without challenge attributes."""
+    """An authenticated client asked for a certificate. `request_sha256` is over the CSR without challenge attributes. `on_behalf_of` are the names
+    that a registration authority asks for, where it does not ask for its own.
+    """
 
     name: ClassVar[str] = "certificate_requested"
     outcome: ClassVar[Outcome] = "success"
@@ -309,13 +311,15 @@ class CertificateRequested(AuditEvent):
     names: tuple[str, ...]
     key: str
     request_sha256: str
+    on_behalf_of: str | None
 
 
 class CertificateIssued(AuditEvent):
     """A certificate was recorded; only after this is durable does the client receive it.
 
     Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
-    the way in which it was encrypted besides.
+    the way in which it was encrypted besides. `on_behalf_of` is as in `certificate_requested`. `renamed_from` are the
+    names of the renewed certificate, where this one has others.
     """
 
     name: ClassVar[str] = "certificate_issued"
@@ -333,8 +337,10 @@ class CertificateIssued(AuditEvent):
     not_before: str
     not_after: str
     channel_binding: str | None
-    generated_key: str | None = None
-    key_protection: str | None = None
+    generated_key: str | None
+    key_protection: str | None
+    on_behalf_of: str | None
+    renamed_from: str | None
 
 
 class CertificateReplayed(AuditEvent):

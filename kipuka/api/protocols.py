@@ -159,6 +159,8 @@ class CAPlan:
     root_days: int
     issuing_days: int
     passphrase: bytes | None = field(default=None, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """What the backend needs beyond that, for instance where its token is: KEY and VALUE of each `--set KEY=VALUE`, as written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ COMMANDS = {
     "db": ("kipuka.cli.db", "Bring the database's schema up to date, and copy it."),
     "init": ("kipuka.cli.init", "Write a complete deployment into a new folder."),
     "lockout": ("kipuka.cli.lockout", "List locked addresses, and release them."),
+    "plugin": ("kipuka.cli.plugin_new", "Begin a plugin of your own."),
     "plugins": ("kipuka.cli.plugins", "List the installed plugins and what is wrong with them."),
     "serve": ("kipuka.cli.serve", "Run the server in the foreground."),
     "tls": ("kipuka.cli.tls", "Renew the server's own certificate."),

@@ -19,6 +19,7 @@ from kipuka.audit.syslog.settings import SyslogSettings
 from kipuka.config import Address, AdminSection, CAItem, Known, Label, Settings
 from kipuka.mtls import ClientAuth
 from kipuka.x509.profiles import Profile
+from kipuka.x509.purposes import CMC_RA
 
 __all__ = ["LONG_VALIDITY", "advice", "client_auth", "periods", "postgresql_advice"]
 
@@ -26,6 +27,8 @@ LONG_VALIDITY = timedelta(days=825)
 """Devices renew by themselves, so that nothing but habit asks for more; a key that was stolen is good for as long."""
 
 LONG_WINDOW = timedelta(days=1)
+
+SHORT_GRACE = timedelta(days=1)
 
 _GUESSED = ("", "admin", "changeme", "kipuka", "password", "secret", "test", "token")
 _GUESSED_HASHES = {f"sha256:{hashlib.sha256(word.encode()).hexdigest()}" for word in _GUESSED}
@@ -38,6 +41,7 @@ def advice(settings: Settings) -> Iterator[Finding]:
     for label in settings.labels.values():
         yield from _label(settings, label)
     yield from _replays(settings)
+    yield from _authorities(settings)
     yield from _validity(settings)
     yield from _profiles(settings)
     if settings.admin is not None:
@@ -141,6 +145,17 @@ def _replays(settings: Settings) -> Iterator[Finding]:
             yield _warning(key, problem, "write 600: devices ask again within minutes")
 
 
+def _authorities(settings: Settings) -> Iterator[Finding]:
+    """RULES F4: a pattern that everybody fits leaves the usage alone to tell who may ask for others."""
+    for name, label in settings.labels.items():
+        key = "est.registration_authorities" if name is None else f"est.label[{name}].registration_authorities"
+        if any(pattern.is_anything for pattern in label.registration_authorities):
+            problem = (
+                "one of the patterns demands no character of a name: every certificate with the usage cmcRA fits it"
+            )
+            yield _warning(key, problem, "write what tells registration authorities from others, such as OU=RA")
+
+
 def _validity(settings: Settings) -> Iterator[Finding]:
     told: set[str] = set()
     for item in settings.cas:
@@ -186,9 +201,7 @@ def _profile(key: str, profile: Profile) -> Iterator[Finding]:
     if not profile.unique_keys:
         problem = "one key may be certified for several identities"
         yield _warning(f"{key}.unique_keys", problem, "write unique_keys = true")
-    if profile.allow_expired_for:
-        problem = "a certificate that has expired still renews, and so does whoever has its key"
-        yield _warning(f"{key}.allow_expired_for", problem, "write 0, and have devices renew while they are valid")
+    yield from _renewals(key, profile)
     yield from _usages(key, profile)
     if profile.copy_extensions:
         problem = "what these extensions say is the client's word, and the CA signs it"
@@ -197,6 +210,9 @@ def _profile(key: str, profile: Profile) -> Iterator[Finding]:
 
 def _usages(key: str, profile: Profile) -> Iterator[Finding]:
     usages = profile.extended_key_usage
+    if CMC_RA in usages:
+        problem = "its certificates are those of registration authorities, who can have certificates issued in any name where they are listed"
+        yield _warning(f"{key}.extended_key_usage", problem, "take cmcRA out unless that is what the profile is for")
     if not usages:
         problem = "certificates without extended key usage are good for anything"
         yield _warning(f"{key}.extended_key_usage", problem, 'write extended_key_usage = ["clientAuth"]')
@@ -215,6 +231,15 @@ def _pointers(key: str, profile: Profile) -> Iterator[Finding]:
         if any(uri.startswith("https:") for uri in uris):
             problem = "to fetch it over https takes a certificate that was checked already"
             yield _warning(f"{key}.{name}", problem, "write http: what is there is signed")
+
+
+def _renewals(key: str, profile: Profile) -> Iterator[Finding]:
+    if profile.allow_expired_for:
+        problem = "a certificate that has expired still renews, and so does whoever has its key"
+        yield _warning(f"{key}.allow_expired_for", problem, "write 0, and have devices renew while they are valid")
+    if profile.revoke_replaced_after is not None and profile.revoke_replaced_after < SHORT_GRACE:
+        problem = "a device that has lost the answer to its renewal loses the certificate that it has, before it can ask again"
+        yield _warning(f"{key}.revoke_replaced_after", problem, "write 86400 or more")
 
 
 def _is_anything(glob: str) -> bool:

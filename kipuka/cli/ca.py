@@ -45,6 +45,18 @@ def _passphrase(file: Path | None) -> bytes | None:
     return passphrase
 
 
+def _options(written: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in written:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise Failure("--set takes KEY=VALUE")  # without what was written: it may be a secret
+        if key in found:
+            raise Failure(f"--set {key} is given twice")
+        found[key] = value
+    return found
+
+
 @command.command()
 @config_option
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -67,6 +79,13 @@ def _passphrase(file: Path | None) -> bytes | None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A file with the passphrase that both keys are encrypted with. Default: not encrypted.",
 )
+@click.option(
+    "--set",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What the backend needs beyond that, for instance the module of an HSM. May be given several times.",
+)
 @json_option
 def create(
     *,
@@ -79,6 +98,7 @@ def create(
     root_days: int,
     issuing_days: int,
     passphrase_file: Path | None,
+    options: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Make a root and an issuing CA under it in DIR, and print the [[ca]] item to write into the configuration.
@@ -105,6 +125,7 @@ def create(
         root_days=root_days,
         issuing_days=issuing_days,
         passphrase=_passphrase(passphrase_file),
+        options=_options(options),
     )
     try:
         made = creator.create(plan)

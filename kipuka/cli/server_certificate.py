@@ -169,6 +169,10 @@ async def _record(
         not_before=timestamp(recorded.not_before),
         not_after=timestamp(recorded.not_after),
         channel_binding=None,
+        generated_key=None,
+        key_protection=None,
+        on_behalf_of=None,
+        renamed_from=None,
     )
 
     def unit(tx: Tx) -> None:

@@ -15,7 +15,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kipuka.config.document import KeyPath
 from kipuka.config.sections import ProfileItem
-from kipuka.config.validate import NOT_YET
 from kipuka.x509.copied import COPYABLE, NEVER_COPIED
 from kipuka.x509.generate import KeyKind
 from kipuka.x509.issuance import CertificatePolicy
@@ -36,6 +35,7 @@ EXTENDED_KEY_USAGES = {
     "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
     "timeStamping": ExtendedKeyUsageOID.TIME_STAMPING,
     "ipsecIKE": ExtendedKeyUsageOID.IPSEC_IKE,
+    "cmcRA": CMC_RA,
 }
 """The usages that have a name in the configuration."""
 
@@ -100,6 +100,8 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         copy_extensions=_copied(item, mistakes),
         allow_expired_for=item.allow_expired_for,
         channel_binding=item.channel_binding,
+        revoke_replaced_after=item.revoke_replaced_after,
+        change_subject_name=item.change_subject_name,
     )
     return profile, mistakes
 
@@ -250,10 +252,8 @@ def _usages(item: ProfileItem, mistakes: list[Mistake]) -> tuple[x509.ObjectIden
                     Mistake(path=path, problem="there is no extended key usage of this name", remedy=remedy)
                 )
                 continue
-        if oid == CMC_RA:
-            # RULES F4, K1: registration authorities come later
-            remedy = "take it out: certificates of registration authorities cannot be issued"
-            mistakes.append(Mistake(path=path, problem=NOT_YET, remedy=remedy))
+        if oid == CMC_RA and (why := _no_authority(item)) is not None:
+            mistakes.append(Mistake(path=path, problem=why[0], remedy=why[1]))
         elif oid in _NEVER:
             remedy = "take it out, and name what the certificates are for"
             mistakes.append(Mistake(path=path, problem="a client certificate must not have this usage", remedy=remedy))
@@ -280,6 +280,18 @@ def _generated_key(item: ProfileItem, policy: KeyPolicy, mistakes: list[Mistake]
         return kind
     remedy = "write a kind that key_types, min_rsa_bits and max_rsa_bits allow, or take it out"
     mistakes.append(Mistake(path=("serverkeygen_key",), problem="this profile accepts no such key", remedy=remedy))
+    return None
+
+
+def _no_authority(item: ProfileItem) -> tuple[str, str] | None:
+    """Why certificates of a registration authority cannot come of this profile (RULES F4): the problem and the remedy."""
+    if item.names != "identity":
+        return (
+            'with names = "csr" a client could choose the name of a registration authority',
+            'write names = "identity"',
+        )
+    if not {"clientAuth", ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string} & {*item.extended_key_usage}:
+        return "without clientAuth nobody can authenticate with such a certificate", "add clientAuth"
     return None
 
 

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 
 from kipuka.api.settings import ConfigPath, Seconds, Secret, Section, resolve_secret
 from kipuka.x509.patterns import CertificatePattern, parse_certificate_pattern
+from kipuka.x509.registration import parse_authority
 
 __all__ = [
     "Address",
@@ -104,8 +105,11 @@ _WITHIN_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
 
 def _to_network(value: object) -> object:
     """An address is a network of one. Raises ValueError with one sentence."""
-    if not isinstance(value, str):
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
         return value
+    if not isinstance(value, str):  # a number, or true, would be an address to Python
+        msg = "a string is needed, as in 10.0.0.7 or 10.0.0.0/24"
+        raise ValueError(msg)  # noqa: TRY004 - the form of pydantic
     if "%" in value:
         msg = "peers are compared without the zone of their address: leave it out"
         raise ValueError(msg)
@@ -313,6 +317,18 @@ class CAHead(Section):
     """How long certificates are valid where the profile does not say, in days."""
 
 
+def _check_authority(value: str) -> str:
+    try:
+        parse_authority(value)
+    except ValueError as error:
+        msg = f"it is no registration authority: {error}; write a pattern such as CN=*,OU=RA,O=Example, or sha256: and a fingerprint"
+        raise ValueError(msg) from error
+    return value
+
+
+AuthorityPattern = Annotated[str, Field(max_length=1024), AfterValidator(_check_authority)]
+
+
 class LabelItem(Section):
     """An EST label: a further path, `<base_path>/<name>/`, with its own CA, profile and methods (RFC 7030, 3.2.2)."""
 
@@ -346,6 +362,8 @@ class LabelItem(Section):
 
     serverkeygen: bool | None = None
     """The same as `serverkeygen` of `[est]`, for this label. Default: that one."""
+    registration_authorities: tuple[AuthorityPattern, ...] = ()
+    """The same as `registration_authorities` of `[est]`, for this label. Default: none, whatever `[est]` has."""
 
 
 class ESTSection(Section):
@@ -391,6 +409,10 @@ class ESTSection(Section):
 
     serverkeygen: bool = True
     """Whether the server makes a private key for clients that ask for one (RFC 7030, 4.4). Where not, `serverkeygen` is answered 404."""
+    registration_authorities: tuple[AuthorityPattern, ...] = ()
+    """Whose client certificates may ask for certificates in others' names, at the path without a label: patterns of a whole subject, such as `CN=*,OU=RA,O=Example`, or of an
+    alternative name (`dns:*.ra.example.com`, `email:`, `uri:`), or `sha256:` and a certificate's fingerprint. Such a certificate must also have the
+    extended key usage `cmcRA`, be issued by the label's CA and stand in this server's record (RFC 7030, 3.7)."""
 
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""
@@ -401,7 +423,9 @@ SignatureHash = Literal["sha256", "sha384", "sha512", "sha3-256", "sha3-384", "s
 
 
 class PolicyItem(Section):
-    """A certificate policy (RFC 5280, 4.2.1.4)."""
+    """A policy under which certificates of the profile are issued (RFC 5280, 4.2.1.4). Several stand in one line too:
+    `certificate_policies = [{ oid = "1.3.6.1.4.1.99999.1", cps = "http://pki.example.com/cps" }, { oid = "1.3.6.1.4.1.99999.2" }]`.
+    """
 
     oid: str
     """The policy's object identifier, dotted."""
@@ -435,6 +459,10 @@ class ProfileItem(Section):
     reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
     """At re-enrolment: `must-match` refuses a request whose names are not those of the client certificate;
     `from-certificate` issues the certificate's names whatever the request says."""
+
+    change_subject_name: bool = False
+    """Whether a renewal may ask for other names by the attribute `ChangeSubjectName` (RFC 6402, 2.8). The request itself has the names of the certificate. The new
+    ones must be such as this client would get at `simpleenroll`, or are asked for by a registration authority."""
 
     key_types: tuple[Literal["rsa", "p256", "p384", "p521", "ed25519", "ed448"], ...] = Field(
         default=("rsa", "p256", "p384", "p521", "ed25519"), min_length=1
@@ -473,6 +501,10 @@ class ProfileItem(Section):
     """Whether a request must be linked to its TLS connection (RFC 7030, 3.5): its `challengePassword` or `estIdentityLinking` is the connection's
     `tls-unique` (TLS 1.2) or `tls-exporter` (TLS 1.3). `optional`: one that is there is verified. `required`: without one the request is refused."""
 
+    revoke_replaced_after: Annotated[Seconds, Field(ge=timedelta(minutes=1), le=timedelta(days=365))] | None = None
+    """How long after a renewal the certificate that was renewed is revoked (reason `superseded`), in seconds, from 60 up to 365 days. Only where this server
+    has recorded it, and while the new one is not revoked itself. Default: never."""
+
     unique_keys: bool = True
     """Whether a public key that is recorded for one identity is refused to every other."""
 
@@ -488,7 +520,7 @@ class ProfileItem(Section):
 
     extended_key_usage: tuple[str, ...] = ("clientAuth",)
     """What a certificate is for: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`, `timeStamping`,
-    `ipsecIKE`, or a dotted object identifier."""
+    `ipsecIKE`, or a dotted object identifier; `cmcRA`, with `clientAuth`, makes certificates of registration authorities."""
 
     extended_key_usage_critical: bool = False
     """Whether software that does not know extended key usage has to refuse the certificate. `timeStamping` needs it (RFC 3161, 2.3)."""
@@ -516,8 +548,7 @@ class ProfileItem(Section):
     not listed is refused."""
 
     certificate_policies: tuple[PolicyItem, ...] = Field(default=(), max_length=8)
-    """Policies under which certificates are issued: `[{ oid = "1.3.6.1.4.1.99999.1", cps = "http://pki.example.com/cps" }]`, where `cps` may be left
-    out."""
+    """Policies under which certificates are issued."""
 
     ca_issuers: tuple[_Glob, ...] = Field(default=(), max_length=4)
     """Where the CA's certificate is to be had: URIs, for verifiers that miss it (authority information access)."""

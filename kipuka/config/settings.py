@@ -67,6 +67,7 @@ class Label:
     client_anchors: Path | None = None
     replay_window: timedelta = timedelta(0)
     serverkeygen: bool = True
+    registration_authorities: tuple[CertificatePattern, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

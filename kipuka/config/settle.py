@@ -21,8 +21,10 @@ from kipuka.config.host import SECTION_OF, Host, at
 from kipuka.config.sections import CAHead, DatabaseSection, ESTSection, LabelItem, SinkHead
 from kipuka.config.settings import CAItem, Known, Label, Settings, SinkItem
 from kipuka.config.validate import suggestion, validate
-from kipuka.x509.patterns import parse_certificate_pattern
+from kipuka.x509.patterns import CertificatePattern, parse_certificate_pattern
 from kipuka.x509.profiles import Profile
+from kipuka.x509.purposes import CMC_RA
+from kipuka.x509.registration import parse_authority
 
 __all__ = ["DEFAULT_ORDER", "Kinds", "Unsettled", "settle"]
 
@@ -299,7 +301,9 @@ class _Settling:
         admission = self._admission(est.auth, est.require, ("est",), authenticators)
         if ca is not None and profile is not None:
             plain = Label(name=None, ca=ca, profile=profile, auth=admission.methods, require=admission.sets)
-            labels[None] = _with_defaults(plain, est, None)
+            where: KeyPath = ("est", "registration_authorities")
+            authorities = self._authorities(est.registration_authorities, where, profile, admission.methods)
+            labels[None] = replace(_with_defaults(plain, est, None), registration_authorities=authorities)
         for index, item in self.host.labels:
             path: KeyPath = ("est", "label", index)
             own = admission
@@ -307,7 +311,15 @@ class _Settling:
                 own = self._admission(item.auth, item.require or (), path, authenticators)
             label = self._label(item, path, ca, profile)
             if label is not None:
-                labels[item.name] = replace(_with_defaults(label, est, item), auth=own.methods, require=own.sets)
+                where = (*path, "registration_authorities")
+                labels[item.name] = replace(
+                    _with_defaults(label, est, item),
+                    auth=own.methods,
+                    require=own.sets,
+                    registration_authorities=self._authorities(
+                        item.registration_authorities, where, label.profile, own.methods
+                    ),
+                )
         return labels
 
     def _label(
@@ -325,6 +337,18 @@ class _Settling:
         if ca is None or profile is None:
             return None
         return Label(name=item.name, ca=ca, profile=profile, auth=(), client_anchors=item.client_anchors)
+
+    def _authorities(
+        self, given: tuple[str, ...], path: KeyPath, profile: Profile, auth: Collection[str]
+    ) -> tuple[CertificatePattern, ...]:
+        """RULES F4: whoever may ask for others can be recognised here, and can make nobody else such a one."""
+        if given and "mtls" not in auth and "mtls" not in self.host.disabled:
+            remedy = "let mtls in (auth, [tls.client_auth]), or take registration_authorities out"
+            self._say(path, "client certificates are not taken here", remedy)
+        if given and CMC_RA in profile.extended_key_usage:
+            problem = f"the profile {profile.name} has the usage cmcRA: a registration authority could make others here"
+            self._say(path, problem, "give their certificates a label of their own, without registration_authorities")
+        return tuple(parse_authority(text) for text in given)
 
     def _admission(
         self,

@@ -33,7 +33,6 @@ LATER: Mapping[tuple[str, ...], str] = {
     ("server", "proxy_protocol"): "take the key out",
     ("est", "csrattrs"): "take the key out; csrattrs is answered 204",
     ("est", "label", "csrattrs"): "take the key out",
-    ("est", "label", "registration_authorities"): "take the key out",
 }
 """Keys and sections that a later version brings (RULES K1), without positions, and what to do now."""
 

@@ -70,6 +70,7 @@ def check_binding(
             "the linking of identity and proof of possession is required, but this connection has no channel binding; use TLS 1.3, "
             "or TLS 1.2 with extended master secret",
             reason="binding_unavailable",
+            rule="channel_binding",
         )
     if binding is None and required:
         # RFC 7030, section 3.5: the text should say that linking is required
@@ -77,6 +78,7 @@ def check_binding(
             "the linking of identity and proof of possession is required: put this connection's tls-unique (TLS 1.2) or "
             "tls-exporter (TLS 1.3) into the challengePassword",
             reason="binding_missing",
+            rule="channel_binding",
         )
     return binding
 
@@ -128,6 +130,7 @@ def _verify(octets: bytes | None, own: tuple[Binding, bytes] | None) -> Binding:
             "the request is linked to a TLS connection, but this one has no channel binding; use TLS 1.3, or TLS 1.2 with "
             "extended master secret",
             reason="binding_unavailable",
+            rule="channel_binding",
         )
     if octets is None or not _is(octets, own):
         raise ProofOfPossessionFailed(

@@ -28,7 +28,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from kipuka.api.errors import BadCSR, ProofOfPossessionFailed
 
-__all__ = ["MAX_REQUEST", "SIGNATURE_HASHES", "CertificateRequest"]
+__all__ = ["MAX_REQUEST", "SIGNATURE_HASHES", "CertificateRequest", "NameChange"]
 
 MAX_REQUEST = 64 * 1024
 """The longest request in bytes. The largest signatures in sight (SLH-DSA, 49,856 bytes) fit."""
@@ -47,11 +47,14 @@ _OTP_CHALLENGE = ObjectIdentifier("1.2.840.113549.1.9.16.2.56")  # RFC 7894, sec
 _REVOCATION_CHALLENGE = ObjectIdentifier("1.2.840.113549.1.9.16.2.57")  # RFC 7894, section 3.2
 _IDENTITY_LINKING = ObjectIdentifier("1.2.840.113549.1.9.16.2.58")  # RFC 7894, section 3.3
 _CHALLENGES = frozenset({_CHALLENGE_PASSWORD, _OTP_CHALLENGE, _REVOCATION_CHALLENGE, _IDENTITY_LINKING})
+_CHANGE_SUBJECT_NAME = ObjectIdentifier("1.3.6.1.5.5.7.7.36")  # RFC 6402, section 2.8
+_BAD_CHANGE = "csr_name_change"
 _MAX_CHALLENGE = 255  # characters: RFC 2985, pkcs-9-ub-challengePassword; RFC 7894, section 3
 
 _EXTENSION_REQUEST = ObjectIdentifier("1.2.840.113549.1.9.14")  # RFC 2985, section 5.4.2
 _MICROSOFT_EXTENSION_REQUEST = ObjectIdentifier("1.3.6.1.4.1.311.2.1.14")  # the same thing, as older Windows sends it
 _EXTENSION_REQUESTS = frozenset({_EXTENSION_REQUEST, _MICROSOFT_EXTENSION_REQUEST})
+_SINGLE_VALUE = _CHALLENGES | _EXTENSION_REQUESTS | {_CHANGE_SUBJECT_NAME}
 _READ_EXTENSIONS = frozenset({ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.BASIC_CONSTRAINTS})
 _DIRECTORY_NAME = 0xA4  # the tag of this kind of GeneralName (RFC 5280, 4.2.1.6)
 
@@ -68,6 +71,7 @@ _STRING_TYPES = {
     b"\x1e": "utf-16-be",  # BMPString
 }
 _BIT_STRING = b"\x03"
+_SET = b"\x31"
 
 # RFC 5280 Appendix A.1: ub-common-name, ub-country-name-alpha-length. Counted in octets of UTF-8, as `cryptography` does.
 _LENGTHS = {
@@ -149,6 +153,17 @@ class _DirectoryName:  # directoryName in GeneralName, with its tag [4] changed 
 
 
 @asn1.sequence
+class _NameChangeAttribute:  # an _Attribute, RFC 6402, section 2.8
+    type: ObjectIdentifier
+    values: asn1.SetOf[list[asn1.TLV]]
+
+
+@asn1.sequence
+class _Wrapped:
+    content: asn1.TLV
+
+
+@asn1.sequence
 class _RequestInfo:  # CertificationRequestInfo
     version: int
     subject: list[asn1.SetOf[_NamePart]]
@@ -186,6 +201,17 @@ class _KeyShape:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NameChange:
+    """The names that a renewed certificate is to have in place of its own: all of them (RFC 6402, section 2.8).
+
+    What the attribute does not have is taken away: without a subject the new one is empty, without alternative names there are none.
+    """
+
+    subject: x509.Name
+    sans: tuple[x509.GeneralName, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CertificateRequest:
     """A PKCS#10 request that was read whole: what it says, and what may be kept of it.
 
@@ -206,6 +232,7 @@ class CertificateRequest:
     stripped_der: bytes = field(repr=False)
     info_sha256: str  # lower-case hexadecimal; RULES D4
     wants_ca: bool  # basicConstraints with CA:TRUE is asked for
+    name_change: NameChange | None  # ChangeSubjectName, RFC 6402, section 2.8
 
     @classmethod
     def from_der(cls, der: bytes) -> Self:
@@ -248,6 +275,7 @@ class CertificateRequest:
             stripped_der=asn1.encode_der(request),
             info_sha256=hashlib.sha256(asn1.encode_der(info)).hexdigest(),
             wants_ca=_wants_ca(extensions),
+            name_change=_name_change(attributes, request),
         )
 
     def asked_extensions(self, wanted: Collection[ObjectIdentifier]) -> tuple[x509.Extension[x509.ExtensionType], ...]:
@@ -439,8 +467,8 @@ def _unique(attributes: Sequence[_Attribute]) -> dict[ObjectIdentifier, _Attribu
         raise BadCSR("the request has an attribute twice", reason="csr_attributes")
     for attribute in attributes:
         values = len(attribute.values.as_list())
-        # challengePassword, extensionRequest and those of RFC 7894 are SINGLE VALUE
-        if values == 0 or (values > 1 and attribute.type in _CHALLENGES | _EXTENSION_REQUESTS):
+        # challengePassword, extensionRequest and those of RFC 7894 are SINGLE VALUE; of ChangeSubjectName two would contradict each other
+        if values == 0 or (values > 1 and attribute.type in _SINGLE_VALUE):
             raise BadCSR("the request has an attribute without a value, or with too many", reason="csr_attributes")
     return by_type
 
@@ -521,6 +549,41 @@ def _check_directory_names(names: bytes) -> None:
         except _PARSE_ERRORS as error:
             raise BadCSR("a directory name in the request cannot be read", reason="csr_name") from error
         _check_name(directory.name)
+
+
+def _name_change(attributes: dict[ObjectIdentifier, _Attribute], request: _Request) -> NameChange | None:
+    """ChangeSubjectName: an optional Name and optional GeneralNames, of which one must be there (RFC 6402, section 2.8).
+
+    Both are a SEQUENCE. A Name consists of SETs and GeneralNames of tagged elements, by which one alone is told from the other.
+    """
+    attribute = attributes.get(_CHANGE_SUBJECT_NAME)
+    if attribute is None:
+        return None
+    try:
+        fields = asn1.decode_der(_NameChangeAttribute, asn1.encode_der(attribute)).values.as_list()[0]
+        names = [field for field in fields if bytes(field.data[:1]) not in {b"", _SET}]
+        subjects = [field for field in fields if bytes(field.data[:1]) in {b"", _SET}]
+        if not fields or [*subjects, *names] != fields or len(names) > 1 or len(subjects) > 1:
+            raise BadCSR("the ChangeSubjectName of the request is not a name and alternative names", reason=_BAD_CHANGE)
+        subject = (
+            asn1.decode_der(_DirectoryName, asn1.encode_der(_Wrapped(content=subjects[0]))).name if subjects else []
+        )
+    except _PARSE_ERRORS as error:
+        raise BadCSR("the ChangeSubjectName of the request cannot be read", reason=_BAD_CHANGE) from error
+    _check_name(subject)
+    asked = [
+        _Extension(type=ExtensionOID.SUBJECT_ALTERNATIVE_NAME, critical=False, value=asn1.encode_der(field))
+        for field in names
+    ]
+    renamed = _Request(
+        info=_RequestInfo(
+            version=0, subject=subject, public_key=request.info.public_key, attributes=request.info.attributes
+        ),
+        signature_algorithm=request.signature_algorithm,
+        signature=request.signature,
+    )
+    new_subject, extensions = _read_names(renamed, asked)
+    return NameChange(subject=new_subject, sans=_alternative_names(extensions))
 
 
 def _alternative_names(extensions: x509.Extensions) -> tuple[x509.GeneralName, ...]:

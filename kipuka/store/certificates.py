@@ -39,6 +39,8 @@ __all__ = [
     "listing",
     "lock_key",
     "normal_serial",
+    "read",
+    "renewable",
     "revoke",
     "serial_is_used",
     "supersede",
@@ -79,6 +81,8 @@ class RecordedCertificate:
     revocation_reason: str | None = None  # as RFC 5280 spells it: "keyCompromise"
     invalidity_date: datetime | None = None  # RFC 5280, 5.3.2
     untold_reason: str | None = None  # what the CA has still to be told
+    replaces: str | None = None  # the fingerprint of the recorded certificate that it renewed
+    revoke_at: datetime | None = None  # when it is to be revoked as replaced (`kipuka.store.replaced`)
 
     @classmethod
     def of(
@@ -93,6 +97,7 @@ class RecordedCertificate:
         enrolment: str,
         issued_at: datetime,
         names: Sequence[str],
+        replaces: str | None = None,
     ) -> RecordedCertificate:
         """The record of a certificate that was signed just now."""
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -115,7 +120,12 @@ class RecordedCertificate:
             identity_name=identity_name,
             enrolment=enrolment,
             issued_at=issued_at,
+            replaces=replaces,
         )
+
+    def load(self) -> x509.Certificate:
+        """The certificate itself."""
+        return x509.load_der_x509_certificate(self.der)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,6 +203,8 @@ def add(tx: Tx, certificate: RecordedCertificate) -> None:
             "revocation_reason": certificate.revocation_reason,
             "invalidity_date": None if certificate.invalidity_date is None else timestamp(certificate.invalidity_date),
             "untold_reason": certificate.untold_reason,
+            "replaces": certificate.replaces,
+            "revoke_at": None if certificate.revoke_at is None else timestamp(certificate.revoke_at),
         },
     )
 
@@ -205,7 +217,7 @@ def serial_is_used(tx: ReadTx, *, ca: str, serial: str) -> bool:
 def find_by_fingerprint(tx: ReadTx, fingerprint: str) -> RecordedCertificate | None:
     """The certificate with that SHA-256 fingerprint (lower-case hexadecimal)."""
     row = tx.execute(_BY_FINGERPRINT, {"fingerprint": fingerprint}).mappings().first()
-    return None if row is None else _read(row)
+    return None if row is None else read(row)
 
 
 def lock_key(tx: Tx, spki_sha256: str) -> None:
@@ -226,10 +238,13 @@ def key_standing(tx: ReadTx, *, spki_sha256: str, holder_sha256: str) -> KeyStan
     return KeyStanding(compromised=bool(row.compromised), has_another_holder=bool(row.has_another_holder))
 
 
-def is_revoked(tx: Tx, fingerprint: str) -> bool:
-    """Whether it is recorded as revoked. It stays as it is until the transaction ends: a revocation on another node waits."""
+def is_revoked(tx: Tx, fingerprint: str, *, to_change: bool = False) -> bool:
+    """Whether it is recorded as revoked. It stays as it is until the transaction ends: a revocation on another node waits.
+
+    `to_change` is for who changes the row next: of two who would, one is to wait here and not for each other.
+    """
     statement = select(certificates.c.state).where(certificates.c.fingerprint == fingerprint)
-    return tx.execute(statement.with_for_update(read=True)).scalar_one_or_none() == "revoked"
+    return tx.execute(statement.with_for_update(read=not to_change)).scalar_one_or_none() == "revoked"
 
 
 def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - what the admin's path calls it
@@ -254,7 +269,7 @@ def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - wha
             f"several CAs issued the serial number {digits}: write the CA before it, as in {rows[0]['ca']}/{digits}"
         )
         raise Conflict(detail, reason="serial_not_unique")
-    return _read(rows[0]) if rows else None
+    return read(rows[0]) if rows else None
 
 
 def listing(
@@ -299,11 +314,32 @@ def listing(
     statement = (
         select(certificates).where(*conditions).order_by(c.issued_at.desc(), c.fingerprint.desc()).limit(limit + 1)
     )
-    items = tuple(_read(row) for row in tx.execute(statement).mappings())
+    items = tuple(read(row) for row in tx.execute(statement).mappings())
     if len(items) <= limit:
         return Page(items=items)
     last = items[limit - 1]
     return Page(items=items[:limit], next=f"{timestamp(last.issued_at)}~{last.fingerprint}")
+
+
+_MOST_RENEWABLE = 100
+
+
+def renewable(tx: ReadTx, *, ca: str, label: str | None, holder_sha256: str) -> tuple[RecordedCertificate, ...]:
+    """The certificates of that holder that are in force at a label, newest first; of very many the newest alone."""
+    c = certificates.c
+    statement = (
+        select(certificates)
+        .where(
+            c.holder_sha256 == holder_sha256,
+            c.ca == ca,
+            c.label.is_(None) if label is None else c.label == label,
+            c.state == "valid",
+            c.not_after >= timestamp(tx.now),
+        )
+        .order_by(c.issued_at.desc(), c.fingerprint.desc())
+        .limit(_MOST_RENEWABLE)
+    )
+    return tuple(read(row) for row in tx.execute(statement).mappings())
 
 
 def revoke(
@@ -315,7 +351,7 @@ def revoke(
     """
     # Another node may be at it too: the row stays as it is read here.
     row = select(certificates).where(certificates.c.fingerprint == fingerprint).with_for_update()
-    found = _read(tx.execute(row).mappings().one())
+    found = read(tx.execute(row).mappings().one())
     before = None if found.revocation_reason is None else Reason(found.revocation_reason)
     change = change_of(before, reason)
     if change == "nothing" and invalidity_date is not None and invalidity_date != found.invalidity_date:
@@ -385,7 +421,7 @@ def untold(tx: ReadTx, cas: Collection[str], *, limit: int) -> tuple[RecordedCer
     statement = (
         select(certificates).where(c.untold_reason.is_not(None), c.ca.in_(cas)).order_by(c.fingerprint).limit(limit)
     )
-    return tuple(_read(row) for row in tx.execute(statement).mappings())
+    return tuple(read(row) for row in tx.execute(statement).mappings())
 
 
 def told(tx: Tx, fingerprint: str, reason: str) -> bool:
@@ -398,11 +434,12 @@ def told(tx: Tx, fingerprint: str, reason: str) -> bool:
     return tx.execute(statement).rowcount == 1
 
 
-def _read(row: RowMapping) -> RecordedCertificate:
+def read(row: RowMapping) -> RecordedCertificate:
+    """The certificate that a whole row of the table stands for."""
     values: dict[str, Any] = {str(column): value for column, value in row.items()}
     for column in ("not_before", "not_after", "issued_at"):
         values[column] = moment(values[column])
-    for column in ("revoked_at", "invalidity_date"):
+    for column in ("revoked_at", "invalidity_date", "revoke_at"):
         if values[column] is not None:
             values[column] = moment(values[column])
     values["names"] = tuple(json.loads(values["names"]))

@@ -87,6 +87,8 @@ certificates = Table(
     Column("revocation_reason", String(32)),
     Column("invalidity_date", String(27)),  # since when the key is thought to be compromised (RFC 5280, 5.3.2)
     Column("untold_reason", String(32)),  # what the CA has still to be told, as the last revocation's reason
+    Column("replaces", String(64)),  # the fingerprint of the certificate that this one renewed
+    Column("revoke_at", String(27)),  # when it is to be revoked as replaced (kipuka.store.replaced)
     UniqueConstraint("ca", "serial"),
     CheckConstraint("(state = 'revoked') = (revoked_at IS NOT NULL)", name="revoked_has_time"),
     Index(None, "serial"),
@@ -94,6 +96,19 @@ certificates = Table(
     Index(None, "spki_sha256", "holder_sha256"),
     Index(None, "spki_sha256", "revocation_reason"),
     Index(None, "issued_at", "fingerprint"),
+    Index(None, "holder_sha256"),
+    Index(
+        "ix_certificates_revoke_at",
+        "revoke_at",
+        sqlite_where=text("revoke_at IS NOT NULL"),
+        postgresql_where=text("revoke_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_certificates_replaces",
+        "replaces",
+        sqlite_where=text("replaces IS NOT NULL"),
+        postgresql_where=text("replaces IS NOT NULL"),
+    ),
     Index(
         "ix_certificates_untold",
         "ca",

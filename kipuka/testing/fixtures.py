@@ -2,20 +2,20 @@
 
     pytest_plugins = ["kipuka.testing.fixtures"]
 
-In the room: `kipuka_template`, `kipuka_servers`, `kipuka_server` and `kipuka_postgresql`. Not in the room: anything that is imported unasked: the
+In the room: `kipuka_template`, `kipuka_servers`, `kipuka_server`, `kipuka_examine` and `kipuka_postgresql`. Not in the room: anything that is imported unasked: the
 kit is no `pytest11` entry point, so that a site that installs kipuka does not find strange fixtures in its own tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
 from kipuka.testing.postgresql import PostgreSQLServer
 from kipuka.testing.server import Deployment, RunningServer
 
-__all__ = ["ServerFactory", "kipuka_postgresql", "kipuka_server", "kipuka_servers", "kipuka_template"]
+__all__ = ["ServerFactory", "kipuka_examine", "kipuka_postgresql", "kipuka_server", "kipuka_servers", "kipuka_template"]
 
 ServerFactory = Callable[..., RunningServer]
 
@@ -34,8 +34,20 @@ def kipuka_template(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     return Deployment.create(tmp_path_factory.mktemp("kipuka") / "template")
 
 
+@pytest.fixture(scope="session")
+def kipuka_examine() -> Callable[[Deployment], Sequence[str]]:
+    """What is said against a server's deployment once it has stopped, one text each: nothing. A suite that examines what its servers leave
+    behind, such as every certificate (`Deployment.issued`), has a fixture of this name that says more.
+    """
+    return lambda _deployment: ()
+
+
 @pytest.fixture(scope="module")
-def kipuka_servers(kipuka_template: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFactory]:
+def kipuka_servers(
+    kipuka_template: Deployment,
+    tmp_path_factory: pytest.TempPathFactory,
+    kipuka_examine: Callable[[Deployment], Sequence[str]],
+) -> Iterator[ServerFactory]:
     """Starts servers: `kipuka_servers(changes, start=True, as_shipped=False)`.
 
     `changes` are laid over the configuration that `kipuka init` wrote. Unless `as_shipped`, failures do not lock the
@@ -65,9 +77,10 @@ def kipuka_servers(kipuka_template: Deployment, tmp_path_factory: pytest.TempPat
         if server.is_running:
             server.stop()
         if not server.tracebacks_expected and server.tracebacks():
-            faults.append(server.stderr)
+            faults.append("a server logged what nobody expected:\n" + server.stderr)
+        faults += kipuka_examine(server.deployment)
     if faults:
-        pytest.fail("a server logged what nobody expected:\n" + "\n".join(faults), pytrace=False)
+        pytest.fail("\n".join(faults), pytrace=False)
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,19 @@ requests (`kipuka.testing.client`), and stopping at a step (`kipuka.testing.inpr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -147,6 +149,15 @@ class Deployment:
                 return self.directory / str(sink["path"])
         msg = "this configuration has no file sink"
         raise LookupError(msg)
+
+    def issued(self) -> Iterator[bytes]:
+        """Every certificate in the record, as DER, oldest first. Raises LookupError where the record is no SQLite file."""
+        if not str(self.settings["db"]["url"]).startswith("sqlite:///"):
+            msg = "the record of this server is not in an SQLite file"
+            raise LookupError(msg)
+        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as record:
+            for (der,) in record.execute("SELECT der FROM certificates ORDER BY issued_at"):
+                yield bytes(der)
 
     @property
     def port(self) -> int:

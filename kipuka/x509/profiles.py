@@ -89,7 +89,8 @@ class Profile:
     what `kipuka.x509.issuance.Issuance` says.
 
     `allow_expired_for` is how long after its end a certificate still renews (RULES B4), `channel_binding` whether a request has to be
-    linked to its TLS connection (RULES G1).
+    linked to its TLS connection (RULES G1), `revoke_replaced_after` how long after its renewal a certificate is revoked,
+    `change_subject_name` whether a renewal may ask for other names (RULES F3).
 
     `generated_key` is made where the server makes a key and the request's own kind is not taken; None: the best that is.
 
@@ -124,6 +125,8 @@ class Profile:
     copy_extensions: tuple[x509.ObjectIdentifier, ...] = ()
     allow_expired_for: timedelta = timedelta(0)
     channel_binding: Literal["optional", "required"] = "optional"
+    revoke_replaced_after: timedelta | None = None
+    change_subject_name: bool = False
 
     def __post_init__(self) -> None:
         for domain in self.san_domains:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from kipuka.testing.server import free_port
 
-from .pages import PAGES, blocks, name_of
+from .pages import PAGES, ROOT, blocks, name_of
 
 RUNNABLE = [page for page in PAGES if any(block.marked("run") for block in blocks(page))]
 NEED_KERBEROS = {"docs/how-to/kerberos.md"}
@@ -20,6 +21,9 @@ NEED_KERBEROS = {"docs/how-to/kerberos.md"}
 NEED_POSTGRESQL = {"docs/how-to/postgresql.md"}
 """Pages whose reader has a PostgreSQL server, and its address in the environment."""
 
+NEED_DIRECTORY = {"docs/how-to/ldap.md"}
+"""Pages whose reader has a directory; its commands come with the plugin for LDAP, which is compiled."""
+
 
 def with_tools(page):
     """The page as a parameter; a block marked `needs:pki` uses that tool."""
@@ -27,6 +31,8 @@ def with_tools(page):
     marks = [pytest.mark.needs(*(word[len("needs:") :] for word in words))]
     if name_of(page) in NEED_KERBEROS:
         marks.append(pytest.mark.kerberos)
+    if name_of(page) in NEED_DIRECTORY:
+        marks.append(pytest.mark.needs("slapd", "ldap.h", "sasl.h"))
     return pytest.param(page, id=name_of(page), marks=marks)
 
 
@@ -77,6 +83,17 @@ def test_the_pages_that_must_be_run_are_run():
     assert "docs/reference/clients.md" in names
 
 
+@pytest.fixture(name="directory")
+def _directory(tmp_path_factory):
+    """The directory of the plugin's own tests, which has the people that the page speaks of."""
+    file = ROOT / "plugins" / "kipuka_auth_ldap" / "tests" / "slapd.py"
+    spec = importlib.util.spec_from_file_location("kipuka_docs_slapd", file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.Slapd(tmp_path_factory.mktemp("directory")) as directory:
+        yield directory
+
+
 @pytest.mark.server
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", [with_tools(page) for page in RUNNABLE])
@@ -86,7 +103,13 @@ def test_the_commands_of_a_page_work_as_written(page, tmp_path, request):
         server = request.getfixturevalue("kipuka_postgresql")
         environment |= {"PGHOST": "127.0.0.1", "PGPORT": f"{server.port}"}
         environment |= {"PGUSER": "kipuka", "PGPASSWORD": server.password}
-    done = run(script(page), tmp_path, environment)
+    text = script(page)
+    if name_of(page) in NEED_DIRECTORY:
+        directory = request.getfixturevalue("directory")
+        environment |= {"DIRECTORY_PASSWORD": directory.service_password, "ALICES_PASSWORD": directory.password}
+        text = text.replace("ldaps://ldap.example.com", directory.encrypted)
+        text = text.replace("/etc/kipuka/directory-ca.pem", str(directory.ca_file))
+    done = run(text, tmp_path, environment)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     for log in tmp_path.glob("server.log*"):

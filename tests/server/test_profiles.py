@@ -70,8 +70,7 @@ def test_a_refusal_names_its_rule_and_gives_the_use_back(server, rule, status, c
     after = server.last_sequence
     answer = server.client().enroll(make_csr(**({"dns": ("a.example.com",)} | csr)), token=token.value, label="strict")
     assert (answer.status, answer.text.rstrip().endswith(f"(rule {rule})")) == (status, True), answer.text
-    event = server.wait_for_audit("certificate_refused", after=after)
-    assert (event["data"]["rule"], event["data"]["detail"]) == (rule, answer.text.rstrip())
+    server.wait_for_audit("certificate_refused", after=after, rule=rule, detail=answer.text.rstrip())
     assert server.view_token(token)["used"] == 0
 
 

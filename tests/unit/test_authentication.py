@@ -360,7 +360,7 @@ async def test_an_exchange_goes_on_beside_a_good_certificate():
     assert await together(legs, (("mtls", "gssapi"),)) == Unrecognised(continuations=("Negotiate abc",))
 
 
-@pytest.mark.parametrize(("certificate", "again"), [(CERTIFIED, True), (WRONG, False)])
+@pytest.mark.parametrize(("certificate", "again"), [(CERTIFIED, True), (WRONG, False), (SPENT, False)])
 async def test_a_lost_answer_is_given_again_to_whom_the_other_half_is_good(certificate, again):
     """RULES D4: a spent password alone asks for nothing where a certificate belongs to it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -12,10 +13,11 @@ import pytest
 from kipuka.api import BackendFault, BackendUnavailable, Conflict, MalformedRequest, UnknownResource
 from kipuka.audit.chain import seal
 from kipuka.revocation import RevocationOrder, Revocations
-from kipuka.store import certificates, events
+from kipuka.store import certificates, events, replaced
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import open_store
 from kipuka.store.schema import upgrade
+from kipuka.testing.clock import FakeClock
 from kipuka.testing.pki import make_root
 from kipuka.x509.revocation import Reason
 
@@ -223,3 +225,139 @@ async def test_twenty_orders_at_once_revoke_once_and_tell_once(serials, revocati
     assert changes == ["nothing"] * 9 + ["revoked"]
     assert len(remote.told) == 1
     assert len(await audited("certificate_revoked")) == 1
+
+
+# --- replaced certificates
+
+
+GRACE = timedelta(days=7)
+LATE = {"default": timedelta(0)}
+
+
+async def renewed(store, ca, *, replaces=None, **changes):
+    """A recorded certificate, which has replaced another one."""
+    record = RecordedCertificate.of(
+        ROOT.issue_client(not_after=NOW + timedelta(days=90)).certificate,
+        ca=ca,
+        label=None,
+        profile="default",
+        method="mtls",
+        identity_name="d",
+        enrolment="e",
+        issued_at=NOW,
+        names=(),
+        replaces=None if replaces is None else replaces.fingerprint,
+    )
+    record = replace(record, **changes)
+    await store.write(lambda tx: certificates.add(tx, record))
+    return record
+
+
+@pytest.fixture
+def moving_clock():
+    return FakeClock(NOW)
+
+
+@pytest.fixture
+async def later(tmp_path, moving_clock):
+    """A store whose clock moves."""
+    url = f"sqlite:///{tmp_path / 'later.db'}"
+    await asyncio.to_thread(upgrade, url)
+    async with open_store(url, node="n", clock=moving_clock, seal=seal) as store:
+        yield store
+
+
+@pytest.mark.parametrize("ca", ["remote", "local"])
+async def test_a_replaced_certificate_is_revoked_when_it_is_due_and_its_ca_is_told(later, moving_clock, remote, ca):
+    """Audited with its successor; a second look finds nothing to do."""
+    revocations = Revocations(
+        store=later, backends={"remote": remote, "local": LocalCA()}, ca_timeout=timedelta(seconds=1)
+    )
+    old = await renewed(later, ca, revoke_at=NOW + GRACE)
+    new = await renewed(later, ca, replaces=old)
+    await revocations.revoke_replaced(LATE)
+    assert (await found(later, old.serial)).state == "valid"
+    moving_clock.advance(GRACE)
+    for _ in range(2):
+        await revocations.revoke_replaced(LATE)
+    gone = await found(later, old.serial)
+    assert (gone.state, gone.revocation_reason, gone.revoke_at) == ("revoked", "superseded", None)
+    assert (await found(later, new.serial)).state == "valid"
+    records = await later.read(partial(events.tail, limit=200))
+    told = [json.loads(record.line) for record in records if record.event == "certificate_revoked"]
+    assert [(event["data"]["fingerprint"], event["data"]["reason"]) for event in told] == [
+        (old.fingerprint, "superseded")
+    ]
+    assert new.serial in told[0]["data"]["comment"]
+    assert remote.told == ([(int(old.serial, 16), "superseded")] if ca == "remote" else [])
+
+
+async def test_a_ca_that_is_away_is_told_later(later, moving_clock, remote):
+    """The record decides: see above."""
+    revocations = Revocations(store=later, backends={"remote": remote}, ca_timeout=timedelta(seconds=1))
+    old = await renewed(later, "remote", revoke_at=NOW)
+    await renewed(later, "remote", replaces=old)
+    remote.problem = BackendUnavailable("away", reason="away")
+    await revocations.revoke_replaced(LATE)
+    assert (await found(later, old.serial)).untold_reason == "superseded"
+    remote.problem = None
+    await revocations.tell_untold()
+    assert remote.told == [(int(old.serial, 16), "superseded")]
+
+
+async def test_two_nodes_at_it_revoke_once(later, remote):
+    """Whoever comes second finds nothing to do."""
+    nodes = [Revocations(store=later, backends={"remote": remote}, ca_timeout=timedelta(seconds=1)) for _ in range(2)]
+    old = await renewed(later, "remote", revoke_at=NOW)
+    await renewed(later, "remote", replaces=old)
+    await asyncio.gather(*(node.revoke_replaced(LATE) for node in nodes))
+    assert len(remote.told) == 1
+    records = await later.read(partial(events.tail, limit=200))
+    assert [record.event for record in records].count("certificate_revoked") == 1
+
+
+async def test_a_renewal_that_comes_between_begins_the_time_anew(later, remote):
+    """What was due when the job looked is looked at once more where it is revoked."""
+    old = await renewed(later, "remote", revoke_at=NOW)
+    await renewed(later, "remote", replaces=old)
+
+    class Rescheduling:
+        """The store, in which another renewal with the old certificate is recorded right after the job has looked."""
+
+        async def read(self, unit):
+            found = await later.read(unit)
+            await later.write(partial(replaced.schedule, fingerprint=old.fingerprint, when=NOW + GRACE))
+            return found
+
+        write = later.write
+
+    revocations = Revocations(store=Rescheduling(), backends={"remote": remote}, ca_timeout=timedelta(seconds=1))
+    await revocations.revoke_replaced(LATE)
+    left = await found(later, old.serial)
+    assert (left.state, left.revoke_at) == ("valid", NOW + GRACE)
+
+
+async def test_while_the_new_one_is_on_hold_the_old_one_is_left_alone(later, moving_clock, remote):
+    """And looked at again later; once the hold is lifted it goes."""
+    revocations = Revocations(store=later, backends={"remote": remote}, ca_timeout=timedelta(seconds=1))
+    old = await renewed(later, "remote", revoke_at=NOW)
+    new = await renewed(later, "remote", replaces=old)
+    await revocations.revoke(RevocationOrder(id=new.fingerprint, reason=Reason.CERTIFICATE_HOLD))
+    await revocations.revoke_replaced(LATE)
+    waiting = await found(later, old.serial)
+    assert (waiting.state, waiting.revoke_at) == ("valid", NOW + replaced.HOLD_PAUSE)
+    await revocations.revoke(RevocationOrder(id=new.fingerprint, reason=Reason.REMOVE_FROM_CRL))
+    moving_clock.advance(replaced.HOLD_PAUSE)
+    await revocations.revoke_replaced(LATE)
+    assert (await found(later, old.serial)).state == "revoked"
+
+
+async def test_where_the_new_one_was_taken_back_the_old_one_stays(later, remote):
+    """It may be all that the device has; and it is not looked at again."""
+    revocations = Revocations(store=later, backends={"remote": remote}, ca_timeout=timedelta(seconds=1))
+    old = await renewed(later, "remote", revoke_at=NOW)
+    new = await renewed(later, "remote", replaces=old)
+    await revocations.revoke(RevocationOrder(id=new.fingerprint, reason=Reason.CESSATION_OF_OPERATION))
+    await revocations.revoke_replaced(LATE)
+    kept = await found(later, old.serial)
+    assert (kept.state, kept.revoke_at) == ("valid", None)

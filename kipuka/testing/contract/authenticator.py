@@ -25,7 +25,8 @@ import asyncio
 import base64
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -42,6 +43,7 @@ from kipuka.api import (
     Denied,
     NotPresented,
     SpendsOnIssue,
+    Tx,
 )
 from kipuka.testing.contract.kind import PARALLEL, TURNS, KindContract, cancel_after
 from kipuka.testing.contract.loop import what_blocks
@@ -211,6 +213,24 @@ class AuthenticatorContract(KindContract[AuthenticatorKind[Any], OpenedAuthentic
 
         self.run(tmp_path, test)
 
+    def test_a_challenge_on_the_way_is_a_legal_header_value(self, tmp_path: Path) -> None:
+        """RFC 9110, 11.6.1: what goes with a success, or asks for another leg, is one challenge as well."""
+
+        async def test(opened: OpenedAuthenticator) -> None:
+            for presented in (await self.good(opened), *self.garbage(), *self.wrong()):
+                asked = opened.authenticator.authenticate(presented)
+                (outcome,) = await asyncio.gather(asked, return_exceptions=True)  # raising is another test's affair
+                challenge = None
+                if isinstance(outcome, Authenticated):
+                    challenge = outcome.response_challenge
+                elif isinstance(outcome, Continue):
+                    challenge = outcome.challenge
+                if challenge is not None:
+                    assert _HEADER_VALUE.fullmatch(challenge)
+                    assert _AUTH_SCHEME.fullmatch(challenge)
+
+        self.run(tmp_path, test)
+
     def test_garbage_is_refused_and_never_raises(self, tmp_path: Path) -> None:
         """`Authenticator.authenticate`: nothing that a client sends is an exception."""
 
@@ -249,7 +269,8 @@ class AuthenticatorContract(KindContract[AuthenticatorKind[Any], OpenedAuthentic
                 await cancel_after(turns, opened.authenticator.authenticate(presented))
                 if self.presented_once:
                     presented = await self.good(opened)
-            outcome = await opened.authenticator.authenticate(presented)
+            async with asyncio.timeout(self.patience):
+                outcome = await opened.authenticator.authenticate(presented)
             assert isinstance(outcome, Authenticated), outcome
             if outcome.claim is not None:
                 assert await opened.reserve(outcome.claim.ref) is None
@@ -304,6 +325,24 @@ class AuthenticatorContract(KindContract[AuthenticatorKind[Any], OpenedAuthentic
                     await opened.release(claim.ref)
                 assert await opened.reserve(claim.ref) is None
                 await opened.redeem(claim.ref)
+
+        self.run(tmp_path, test)
+
+    def test_what_was_rolled_back_can_be_done_again(self, tmp_path: Path) -> None:
+        """`SpendsOnIssue`: the functions are run again when their transaction is rolled back; what they know is in the database."""
+
+        async def test(opened: OpenedAuthenticator) -> None:
+            for claim in await self._claims(opened):
+                for act in (
+                    opened.spender.reserve,
+                    opened.spender.release,
+                    opened.spender.reserve,
+                    opened.spender.redeem,
+                ):
+                    for _ in range(3):
+                        await _rolled_back(opened, act, claim.ref)
+                    refused = await opened.store.write(partial(_act, act=act, ref=claim.ref))
+                    assert refused is None, refused
 
         self.run(tmp_path, test)
 
@@ -384,6 +423,23 @@ class AuthenticatorContract(KindContract[AuthenticatorKind[Any], OpenedAuthentic
         outcome = await opened.authenticator.authenticate(await self.good(opened))
         assert isinstance(outcome, Authenticated), outcome
         return [] if outcome.claim is None else [outcome.claim]
+
+
+class _RolledBack(Exception):
+    """Raised by a unit of the store, so that nothing of it stays."""
+
+
+def _act(tx: Tx, *, act: Callable[[Tx, str], Denied | None], ref: str) -> Denied | None:
+    return act(tx, ref)
+
+
+async def _rolled_back(opened: OpenedAuthenticator, act: Callable[[Tx, str], Denied | None], ref: str) -> None:
+    def unit(tx: Tx) -> None:
+        act(tx, ref)
+        raise _RolledBack
+
+    with contextlib.suppress(_RolledBack):
+        await opened.store.write(unit)
 
 
 def _alike(outcome: AuthOutcome, expected: AuthOutcome) -> bool:

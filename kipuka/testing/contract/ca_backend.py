@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -50,7 +50,6 @@ from kipuka.testing.pki import KeyKind, common_name
 
 __all__ = ["CABackendContract"]
 
-_COLLECTIONS = 400
 _PAUSE = 0.025  # seconds between two questions
 _GAP = 1 << 32
 """Two serial numbers of 64 random bits or more that are nearer to each other than this: once in a million runs."""
@@ -72,18 +71,27 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
         "p521",
         "ed25519",
     )  # that it certifies
+    silence: ClassVar[float] = 1  # seconds after which an answer that does not come is given up
     serials_are_ours: ClassVar[bool] = True  # False: a remote CA makes the serial numbers, by rules of its own
 
     def silent(self, directory: Path) -> AbstractAsyncContextManager[object] | None:
         """While this is entered, the CA takes orders and nobody hears its answers; None: that cannot happen, or not here."""
         return None
 
+    def creation_options(self, directory: Path) -> Mapping[str, str]:
+        """What `CreatesCA` needs beyond the common plan: the `--set KEY=VALUE` of `kipuka ca create`."""
+        return {}
+
     async def decide(self, opened: OpenedCABackend, pending: Pending) -> None:
         """Let the CA say yes to what it has promised to decide, as its operator would."""
 
     def open(self, directory: Path) -> Any:
         """The backend, opened over a store in `directory`."""
-        return open_ca_backend(self.kind, self.section(directory), directory=directory, storages=self.storages)
+        return self.open_with(self.section(directory), directory)
+
+    def open_with(self, section: Mapping[str, object], directory: Path) -> Any:
+        """The backend with other keys than those of `section`, for a CA that was made just now."""
+        return open_ca_backend(self.kind, section, directory=directory, storages=self.storages)
 
     def subject(self, opened: OpenedCABackend) -> object:
         """The backend itself."""
@@ -307,7 +315,8 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
             for turns in range(TURNS):
                 await cancel_after(turns, opened.backend.issue(make_order()))
                 await cancel_after(turns, opened.backend.ca_certificates())
-            await asyncio.gather(*(self.working(opened, tmp_path) for _ in range(PARALLEL)))
+            async with asyncio.timeout(self.patience):
+                await self.working(opened, tmp_path)
 
         self.run(tmp_path, test)
 
@@ -380,7 +389,7 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
                 pytest.skip("an answer of it cannot be lost, or not here")
             order = make_order()
             async with silent:
-                end = (await asyncio.gather(_within_a_second(opened, order), return_exceptions=True))[0]
+                end = (await asyncio.gather(self._within(opened, order), return_exceptions=True))[0]
             assert isinstance(end, Exception), end
             assert not isinstance(end, BackendUnavailable), end
             backend = opened.backend
@@ -567,7 +576,7 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
 
         async def main() -> None:
             settings = dict(made.settings)
-            async with open_ca_backend(self.kind, settings, directory=tmp_path, storages=self.storages) as opened:
+            async with self.open_with(settings, tmp_path) as opened:
                 assert await opened.backend.ca_certificates() == made.chain
                 await self.ordered(opened, make_order())
 
@@ -619,9 +628,14 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
             "key_type": "p256",
             "root_days": 30,
             "issuing_days": 20,
+            "options": self.creation_options(directory.parent),
             **changes,
         }
         return self.kind.creator.create(CAPlan(**plan))
+
+    async def _within(self, opened: OpenedCABackend, order: Order) -> Issued | Pending:
+        async with asyncio.timeout(self.silence):
+            return await opened.backend.issue(order)
 
     async def _promise(self, opened: OpenedCABackend, order: Order | None = None) -> Pending:
         answer = await opened.backend.issue(make_order() if order is None else order)
@@ -631,7 +645,7 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
 
     async def _collected(self, opened: OpenedCABackend, pending: Pending) -> x509.Certificate:
         assert isinstance(opened.backend, CollectsPending), "it promises, and cannot be asked"
-        for _ in range(_COLLECTIONS):
+        for _ in range(int(self.patience / _PAUSE)):
             answer = await opened.backend.collect(pending.ref)
             if isinstance(answer, Issued):
                 return answer.certificate
@@ -645,11 +659,6 @@ class CABackendContract(KindContract[CABackendKind[Any], OpenedCABackend]):
         if isinstance(backend, FindsOrders):
             calls.append(lambda: backend.find(make_order().id))
         return calls
-
-
-async def _within_a_second(opened: OpenedCABackend, order: Order) -> Issued | Pending:
-    async with asyncio.timeout(1):
-        return await opened.backend.issue(order)
 
 
 def _named_oddly() -> Sequence[Order]:

@@ -39,6 +39,9 @@ class KindContract(Generic[KindT, OpenedT]):
 
     kind: ClassVar[Any]
     storages: ClassVar[Sequence[Storage]] = ()
+    patience: ClassVar[float] = (
+        10  # seconds for what must come: an arrival, a decision, the next answer after a cancelled call
+    )
 
     def section(self, directory: Path) -> Mapping[str, object]:
         """The keys of the plugin's section or item, without those of the host. Files that it names may be made in `directory`.

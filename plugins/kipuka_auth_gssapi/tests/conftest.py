@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,25 +117,39 @@ def _deploy(template: Deployment, tmp_path_factory: pytest.TempPathFactory, real
     return make
 
 
-@contextmanager
-def _running(deployment: Deployment) -> Iterator[RunningServer]:
-    with deployment.serve() as server:
-        yield server
-    assert not server.tracebacks(), server.stderr
+Running = Callable[[Deployment], AbstractContextManager[RunningServer]]
+
+
+@pytest.fixture(name="running", scope="session")
+def _running(request: pytest.FixtureRequest) -> Running:
+    """Runs a server, which at its end has logged no fault; where the suite around this one examines what servers leave, it is examined."""
+    try:
+        examine = request.getfixturevalue("kipuka_examine")
+    except pytest.FixtureLookupError:
+        examine = None
+
+    @contextmanager
+    def run(deployment: Deployment) -> Iterator[RunningServer]:
+        with deployment.serve() as server:
+            yield server
+        assert not server.tracebacks(), server.stderr
+        assert examine is None or examine(deployment) == []
+
+    return run
 
 
 @pytest.fixture(name="server", scope="session")
-def _server(deploy: Callable[..., Deployment]) -> Iterator[RunningServer]:
+def _server(deploy: Callable[..., Deployment], running: Running) -> Iterator[RunningServer]:
     """A server with certificates, tickets and one-time passwords on, as the chapter has them; one in a run.
 
     It has one worker, whose half-finished exchanges can be counted.
     """
-    with _running(deploy(server={"workers": 1})) as server:
+    with running(deploy(server={"workers": 1})) as server:
         yield server
 
 
 @pytest.fixture(name="strict_server", scope="session")
-def _strict_server(deploy: Callable[..., Deployment], realm: Realm) -> Iterator[RunningServer]:
+def _strict_server(deploy: Callable[..., Deployment], realm: Realm, running: Running) -> Iterator[RunningServer]:
     """A server that demands channel bindings, lets another realm in, maps few, issues all names that they have, and has a keytab
     of its own.
     """
@@ -151,13 +165,13 @@ def _strict_server(deploy: Callable[..., Deployment], realm: Realm) -> Iterator[
         "channel_binding": "required",
     }
     profile = {"name": "default", "identity_sans": ["dns", "upn", "krb5"], "san_domains": ["example.com"]}
-    with _running(deploy(gssapi=gssapi, profile=[profile])) as server:
+    with running(deploy(gssapi=gssapi, profile=[profile])) as server:
         yield server
 
 
 @pytest.fixture(name="exact_server", scope="session")
-def _exact_server(deploy: Callable[..., Deployment], realm: Realm) -> Iterator[RunningServer]:
+def _exact_server(deploy: Callable[..., Deployment], realm: Realm, running: Running) -> Iterator[RunningServer]:
     """A server that allows for two seconds' difference of clocks, and has a header limit that is written."""
     exact = realm.kdc.configuration("exact-server.conf", clockskew=2)
-    with _running(deploy(environ={"KRB5_CONFIG": str(exact)}, server={"max_header_size": 16384})) as server:
+    with running(deploy(environ={"KRB5_CONFIG": str(exact)}, server={"max_header_size": 16384})) as server:
         yield server

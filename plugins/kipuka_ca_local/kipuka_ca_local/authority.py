@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from kipuka.api import CertificateChain
 from kipuka_ca_local.keys import CAPrivateKey, accept
 
-__all__ = ["Authority", "AuthorityError", "load_authority"]
+__all__ = ["Authority", "AuthorityError", "load_authority", "load_chain"]
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _BEGIN_ANY = b"-----BEGIN "
@@ -45,14 +45,10 @@ class Authority:
 def load_authority(*, cert: Path, key: Path, password: bytes | None, chain: Path | None, now: datetime) -> Authority:
     """Read and check an authority. Raises AuthorityError, whose sentences are for the administrator.
 
-    The certificates must be CA certificates that may sign others, valid now, in order, each signed by the next, and the last by
-    itself (RULES F7); the key must be the first one's.
+    The certificates must be as `load_chain` says, and the key must be the first one's.
     """
-    certificates = _read_certificates("cert", cert)
-    if chain is not None:
-        above = _read_certificates("chain", chain)
-        # A bundle that begins with the issuing certificate is as usual as one that does not.
-        certificates += [one for one in above if one not in certificates]
+    # The key before the chain above: whoever mixed up the two files hears that, not of signatures.
+    certificates = _read_chain(cert, chain)
     private_key = _read_key(key, password)
     issuer = certificates[0]
     _check_validity(issuer, "cert", now)
@@ -62,6 +58,29 @@ def load_authority(*, cert: Path, key: Path, password: bytes | None, chain: Path
         raise AuthorityError("key", problem, "name the two that belong together")
     _check_chain(certificates, now)
     return Authority(key=private_key, chain=CertificateChain(tuple(certificates)))
+
+
+def load_chain(*, cert: Path, chain: Path | None, now: datetime) -> CertificateChain:
+    """Read and check an authority's certificates, wherever its key is. Raises AuthorityError.
+
+    They must be CA certificates that may sign others, valid now, in order, each signed by the next, and the last by itself
+    (RULES F7).
+    """
+    certificates = _read_chain(cert, chain)
+    _check_validity(certificates[0], "cert", now)
+    _check_may_sign(certificates[0], "cert", below=0)
+    _spki_of(certificates[0])
+    _check_chain(certificates, now)
+    return CertificateChain(tuple(certificates))
+
+
+def _read_chain(cert: Path, chain: Path | None) -> list[x509.Certificate]:
+    certificates = _read_certificates("cert", cert)
+    if chain is not None:
+        above = _read_certificates("chain", chain)
+        # A bundle that begins with the issuing certificate is as usual as one that does not.
+        certificates += [one for one in above if one not in certificates]
+    return certificates
 
 
 def _read(setting: str, path: Path) -> bytes:

@@ -29,7 +29,7 @@ from kipuka_ca_local.authority import Authority, AuthorityError
 from kipuka_ca_local.config import LocalCASettings, open_authority
 from kipuka_ca_local.keys import signature_hash
 
-__all__ = ["LocalCA", "authority_key_identifier", "open_local_ca"]
+__all__ = ["LocalCA", "authority_key_identifier", "build", "check_own_validity", "open_local_ca"]
 
 RETRY_AFTER = timedelta(hours=1)  # a person has to renew the certificate
 
@@ -47,7 +47,6 @@ class LocalCA:
         self._authority = authority
         self._services = services
         self._hash = signature_hash(authority.key)
-        self._key_identifier = authority_key_identifier(authority)
 
     async def ca_certificates(self) -> CertificateChain:
         """The chain as it was read at start."""
@@ -55,8 +54,9 @@ class LocalCA:
 
     async def issue(self, order: Order, /) -> Issued:
         """Sign an order. Raises BackendUnavailable when the CA's own certificate is not valid now, BackendFault for what is never signed."""
-        self._check_own_validity(self._services.clock())
-        builder = self._build(order)
+        issuer = self._authority.chain.issuer
+        check_own_validity(issuer, self._services.clock())
+        builder = build(order, issuer)
         if isinstance(self._authority.key, rsa.RSAPrivateKey):
             # Some milliseconds: too long for the event loop. Signing with the others takes less than the way to a thread.
             return Issued(certificate=await self._services.run_blocking(self._sign, builder))
@@ -65,46 +65,10 @@ class LocalCA:
     async def health(self) -> str | None:
         """Whether the CA's certificate is valid now."""
         try:
-            self._check_own_validity(self._services.clock())
+            check_own_validity(self._authority.chain.issuer, self._services.clock())
         except BackendUnavailable as error:
             return error.detail
         return None
-
-    def _check_own_validity(self, now: datetime) -> None:
-        issuer = self._authority.chain.issuer
-        if now > issuer.not_valid_after_utc:
-            raise BackendUnavailable("the CA's certificate has expired", retry_after=RETRY_AFTER, reason="ca_expired")
-        if now < issuer.not_valid_before_utc:
-            detail = "the CA's certificate is not valid yet"
-            raise BackendUnavailable(detail, retry_after=RETRY_AFTER, reason="ca_not_yet_valid")
-
-    def _build(self, order: Order) -> x509.CertificateBuilder:
-        _refuse_ca(order)
-        public_key = _public_key(order)
-        issuer = self._authority.chain.issuer
-        # A certificate that is valid when its issuer is not would be of no use (RFC 5280, 6.1.3).
-        not_before = max(order.not_before, issuer.not_valid_before_utc)
-        not_after = min(order.not_after, issuer.not_valid_after_utc)
-        try:
-            builder = (
-                x509.CertificateBuilder()
-                .issuer_name(issuer.subject)
-                .subject_name(order.subject)
-                .public_key(public_key)
-                # RFC 5280, 4.1.2.2: positive, at most 20 octets. These are 159 random bits.
-                .serial_number(x509.random_serial_number())
-                .not_valid_before(not_before)
-                .not_valid_after(not_after)
-            )
-            for extension in order.extensions:
-                builder = builder.add_extension(extension.value, critical=extension.critical)
-            if not any(isinstance(extension.value, x509.BasicConstraints) for extension in order.extensions):
-                builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            return builder.add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False
-            ).add_extension(self._key_identifier, critical=False)
-        except ValueError as error:
-            raise BackendFault("the order cannot be made into a certificate", reason="bad_order") from error
 
     def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         return builder.sign(self._authority.key, self._hash)
@@ -121,12 +85,50 @@ async def open_local_ca(settings: LocalCASettings, services: Services) -> AsyncG
     yield LocalCA(authority, services)
 
 
-def authority_key_identifier(authority: Authority) -> x509.AuthorityKeyIdentifier:
+def check_own_validity(issuer: x509.Certificate, now: datetime) -> None:
+    """Raise BackendUnavailable where the CA's own certificate is not valid now."""
+    if now > issuer.not_valid_after_utc:
+        raise BackendUnavailable("the CA's certificate has expired", retry_after=RETRY_AFTER, reason="ca_expired")
+    if now < issuer.not_valid_before_utc:
+        detail = "the CA's certificate is not valid yet"
+        raise BackendUnavailable(detail, retry_after=RETRY_AFTER, reason="ca_not_yet_valid")
+
+
+def build(order: Order, issuer: x509.Certificate) -> x509.CertificateBuilder:
+    """The certificate of an order, ready to be signed with the issuer's key. Raises BackendFault for what is never signed."""
+    _refuse_ca(order)
+    public_key = _public_key(order)
+    # A certificate that is valid when its issuer is not would be of no use (RFC 5280, 6.1.3).
+    not_before = max(order.not_before, issuer.not_valid_before_utc)
+    not_after = min(order.not_after, issuer.not_valid_after_utc)
+    try:
+        builder = (
+            x509.CertificateBuilder()
+            .issuer_name(issuer.subject)
+            .subject_name(order.subject)
+            .public_key(public_key)
+            # RFC 5280, 4.1.2.2: positive, at most 20 octets. These are 159 random bits.
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+        )
+        for extension in order.extensions:
+            builder = builder.add_extension(extension.value, critical=extension.critical)
+        if not any(isinstance(extension.value, x509.BasicConstraints) for extension in order.extensions):
+            builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        return builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False
+        ).add_extension(authority_key_identifier(issuer), critical=False)
+    except ValueError as error:
+        raise BackendFault("the order cannot be made into a certificate", reason="bad_order") from error
+
+
+def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """What names the issuer's key: its own subject key identifier, whichever way that was made (RFC 5280, 4.2.1.1)."""
     try:
-        identifier = authority.chain.issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier.value)
 
 

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from kipuka.api import ConfigPath, Finding, Secret, Section
 from kipuka_ca_local.authority import Authority, AuthorityError, load_authority
 
-__all__ = ["LocalCASettings", "check_settings", "open_authority"]
+__all__ = ["LocalCASettings", "check_issuer", "check_settings", "open_authority"]
 
 EXPIRES_SOON = timedelta(days=30)
 
@@ -67,7 +67,11 @@ def check_settings(settings: LocalCASettings) -> Iterator[Finding]:
             problem=f"{settings.key} has mode {mode}: others than the server can read or change it",
             remedy=f"chmod 600 '{settings.key}'",
         )
-    issuer = authority.chain.issuer
+    yield from check_issuer(authority.chain.issuer, now)
+
+
+def check_issuer(issuer: x509.Certificate, now: datetime) -> Iterator[Finding]:
+    """Warnings for an issuing certificate that is of little use, wherever its key is."""
     if issuer.not_valid_after_utc - now < EXPIRES_SOON:
         yield Finding(
             severity="warning",

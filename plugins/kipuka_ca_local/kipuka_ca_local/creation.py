@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from kipuka.api import CAPlan, CertificateChain, CreatedCA, StartupError
 from kipuka_ca_local.keys import CAPrivateKey, signature_hash
 
-__all__ = ["FILES", "LocalCACreator"]
+__all__ = ["FILES", "LocalCACreator", "certify", "check_plan", "make_directory", "names", "write_all"]
 
 ISSUING_CERTIFICATE = "issuing.pem"
 ISSUING_KEY = "issuing.key"
@@ -62,15 +62,18 @@ class LocalCACreator:
         Files: `root.pem`, `root.key`, `issuing.pem`, `issuing.key`; keys have mode 0600 from their first byte. Raises FileExistsError
         rather than overwrite one, and StartupError for a plan that makes no sense; then nothing is left behind.
         """
-        root_name, issuing_name = _names(plan)
-        _check_plan(plan)
+        root_name, issuing_name = names(plan)
+        check_plan(plan, _MAKERS)
+        if plan.options:
+            msg = f"the plugin local has no option {', '.join(sorted(plan.options))}"
+            raise StartupError(msg)
         maker = _MAKERS[plan.key_type]
         for name in FILES:
             if os.path.lexists(plan.directory / name):
                 raise FileExistsError(f"{plan.directory / name} exists: a CA is never overwritten")
         now = datetime.now(UTC).replace(microsecond=0)
         root_key, issuing_key = maker(), maker()
-        root = _certify(
+        root = certify(
             subject=root_name,
             public_key=root_key.public_key(),
             issuer=root_name,
@@ -79,7 +82,7 @@ class LocalCACreator:
             lifetime=timedelta(days=plan.root_days),
             path_length=None,
         )
-        issuing = _certify(
+        issuing = certify(
             subject=issuing_name,
             public_key=issuing_key.public_key(),
             issuer=root_name,
@@ -94,8 +97,8 @@ class LocalCACreator:
             (ISSUING_CERTIFICATE, issuing.public_bytes(Encoding.PEM), 0o644),
             (ISSUING_KEY, _pem(issuing_key, plan.passphrase), 0o600),
         )
-        _make_directory(plan.directory)
-        files = _write_all(plan.directory, contents)
+        make_directory(plan.directory)
+        files = write_all(plan.directory, contents)
         return CreatedCA(
             chain=CertificateChain((issuing, root)),
             settings={
@@ -107,7 +110,8 @@ class LocalCACreator:
         )
 
 
-def _names(plan: CAPlan) -> tuple[x509.Name, x509.Name]:
+def names(plan: CAPlan) -> tuple[x509.Name, x509.Name]:
+    """The subjects of root and issuing CA. Raises StartupError for a name that no certificate can have."""
     text = plan.common_name
     if not text or not text.isprintable() or text != text.strip():
         msg = "the CA's name is empty, starts or ends with a space, or has control characters"
@@ -121,9 +125,10 @@ def _names(plan: CAPlan) -> tuple[x509.Name, x509.Name]:
     )
 
 
-def _check_plan(plan: CAPlan) -> None:
-    if plan.key_type not in _MAKERS:
-        msg = f"there is no key type {plan.key_type!r}; there are {', '.join(_MAKERS)}"
+def check_plan(plan: CAPlan, key_types: Iterable[str]) -> None:
+    """Raise StartupError for a plan that makes no sense, or a key type that is not among those."""
+    if plan.key_type not in (known := tuple(key_types)):
+        msg = f"there is no key type {plan.key_type!r}; there are {', '.join(known)}"
         raise StartupError(msg)
     if not 1 <= plan.issuing_days <= 36500 or not 1 <= plan.root_days <= 36500:
         msg = "a CA is made for 1 to 36500 days"
@@ -133,7 +138,7 @@ def _check_plan(plan: CAPlan) -> None:
         raise StartupError(msg)
 
 
-def _certify(
+def certify(
     *,
     subject: x509.Name,
     public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
@@ -143,6 +148,7 @@ def _certify(
     lifetime: timedelta,
     path_length: int | None,
 ) -> x509.Certificate:
+    """A CA certificate, signed with the issuer's key."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -178,7 +184,8 @@ def _pem(key: CAPrivateKey, passphrase: bytes | None) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
-def _make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Make it with mode 0700 where it is missing. Raises StartupError where others could write into it."""
     try:
         directory.mkdir(mode=0o700, parents=True)
     except FileExistsError:
@@ -192,7 +199,7 @@ def _make_directory(directory: Path) -> None:
             raise StartupError(msg) from None
 
 
-def _write_all(directory: Path, contents: tuple[tuple[str, bytes, int], ...]) -> tuple[Path, ...]:
+def write_all(directory: Path, contents: tuple[tuple[str, bytes, int], ...]) -> tuple[Path, ...]:
     """Write each file, durably; when one cannot be written, none stays."""
     written: list[Path] = []
     try:

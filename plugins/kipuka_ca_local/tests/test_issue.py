@@ -127,16 +127,13 @@ async def test_the_issuers_own_identifier_is_used_however_it_was_made(open_ca, m
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     )
     from cryptography.hazmat.primitives.hashes import SHA256
-    from kipuka_ca_local.authority import Authority
     from kipuka_ca_local.backend import authority_key_identifier
-
-    from kipuka.api import CertificateChain
 
     with_odd = builder.add_extension(odd.value, critical=False).sign(key, SHA256())
     without = builder.sign(key, SHA256())
-    assert authority_key_identifier(Authority(key=key, chain=CertificateChain((with_odd,)))).key_identifier == b"\1\2\3"
+    assert authority_key_identifier(with_odd).key_identifier == b"\1\2\3"
     assert (
-        authority_key_identifier(Authority(key=key, chain=CertificateChain((without,)))).key_identifier
+        authority_key_identifier(without).key_identifier
         == x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest
     )
 

@@ -470,6 +470,37 @@ MATRIX = [
         id="shared keys",
     ),
     warning(
+        "profile[ra].extended_key_usage",
+        "registration authorities",
+        "take cmcRA out",
+        changes={
+            "profile": [{"name": "ra", "extended_key_usage": ["clientAuth", "cmcRA"]}],
+            "est": {"label": [{"name": "ra", "profile": "ra"}]},
+        },
+        id="registration authorities' certificates",
+    ),
+    warning(
+        "est.label[vpn].registration_authorities",
+        "every certificate with the usage cmcRA fits it",
+        "such as OU=RA",
+        changes=label(registration_authorities=["CN=*"]),
+        id="any registration authority",
+    ),
+    warning(
+        "est.registration_authorities",
+        "every certificate with the usage cmcRA fits it",
+        "such as OU=RA",
+        changes={"est": {"registration_authorities": ["dns:*"]}},
+        id="any registration authority without a label",
+    ),
+    warning(
+        "profile[default].revoke_replaced_after",
+        "has lost the answer",
+        "write 86400 or more",
+        changes=profile(revoke_replaced_after=3600),
+        id="replaced certificates revoked soon",
+    ),
+    warning(
         "profile[default].allow_expired_for",
         "has expired still renews",
         "write 0",

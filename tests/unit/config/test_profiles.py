@@ -40,6 +40,8 @@ def test_every_key_of_a_profile_arrives(tmp_path):
     unique_keys = false
     allow_expired_for = 86400
     channel_binding = "required"
+    revoke_replaced_after = 3600
+    change_subject_name = true
     extended_key_usage = ["serverAuth", "1.2.3.4"]
     subject_patterns = { CN = ["*.example.com"] }
     san_patterns = { dns = ["*.example.com"], ip = ["10.0.0.0/8"] }
@@ -54,6 +56,8 @@ def test_every_key_of_a_profile_arrives(tmp_path):
     assert (profile.validity, profile.backdate) == (timedelta(hours=12), timedelta(0))
     assert not profile.unique_keys
     assert (profile.allow_expired_for, profile.channel_binding) == (timedelta(days=1), "required")
+    assert profile.revoke_replaced_after == timedelta(hours=1)
+    assert profile.change_subject_name
     assert [usage.dotted_string for usage in profile.extended_key_usage] == ["1.3.6.1.5.5.7.3.1", "1.2.3.4"]
     assert dict(profile.subject_patterns) == {"CN": ("*.example.com",)}
     assert dict(profile.san_patterns) == {"dns": ("*.example.com",), "ip": ("10.0.0.0/8",)}
@@ -110,6 +114,12 @@ def test_every_key_of_what_is_issued_arrives(tmp_path):
         pytest.param('extended_key_usage = ["2.5.29.37.0"]', "extended_key_usage[0]", id="anyExtendedKeyUsage"),
         pytest.param('extended_key_usage = ["1.3.6.1.5.5.7.3.9"]', "extended_key_usage[0]", id="OCSPSigning"),
         pytest.param('extended_key_usage = ["clientAuth", "1.3.6.1.5.5.7.3.2"]', "extended_key_usage[1]", id="twice"),
+        pytest.param('extended_key_usage = ["cmcRA"]', "extended_key_usage[0]", id="cmcRA without clientAuth"),
+        pytest.param(
+            'names = "csr"\nsubject_patterns = { CN = ["a"] }\nextended_key_usage = ["clientAuth", "1.3.6.1.5.5.7.3.28"]',
+            "extended_key_usage[1]",
+            id="cmcRA for whoever asks",
+        ),
         pytest.param('san_domains = [".example.com"]', "san_domains[0]", id="leading dot"),
         pytest.param('san_domains = ["10.0.0.1"]', "san_domains[0]", id="address"),
         pytest.param('subject_patterns = { CN = ["*"] }', "subject_patterns", id="patterns without csr"),
@@ -159,6 +169,7 @@ def test_every_key_of_what_is_issued_arrives(tmp_path):
         pytest.param("validity_days = 0", "validity_days", id="no validity"),
         pytest.param("allow_expired_for = -1", "allow_expired_for", id="expired in the future"),
         pytest.param("allow_expired_for = 31536001", "allow_expired_for", id="expired for more than a year"),
+        pytest.param("revoke_replaced_after = 59", "revoke_replaced_after", id="revoked at once"),
         pytest.param("channel_binding = true", "channel_binding", id="no binding"),
         pytest.param("backdate_minutes = -1", "backdate_minutes", id="in the future"),
     ],

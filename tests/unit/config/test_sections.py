@@ -118,6 +118,13 @@ def test_what_is_no_address_or_network_of_a_load_balancer_is_refused(tmp_path, t
     assert words in found["server.proxy_protocol_from[0]"].problem
 
 
+@pytest.mark.parametrize("value", ["false", "true", "7", "[]"])
+def test_a_network_is_written_as_a_string(tmp_path, value):
+    """0 and false are addresses to Python's library."""
+    found = problems(tmp_path, f"[server]\nproxy_protocol_from = [{value}]\n" + GOOD)
+    assert "a string is needed" in found["server.proxy_protocol_from[0]"].problem
+
+
 @pytest.mark.parametrize("delay", ["-1", '"10"'])
 def test_the_delay_of_a_stop_is_not_negative(tmp_path, delay):
     assert "server.drain_delay" in problems(tmp_path, f"[server]\ndrain_delay = {delay}\n" + GOOD)
@@ -359,11 +366,6 @@ def test_a_key_outside_of_any_section_is_sent_home(tmp_path, line, key, remedy):
     [
         ('[server]\npublic_listen = "a:1"', "server.public_listen"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol"),
-        ('[[est.label]]\nname = "a"\nregistration_authorities = []', "est.label[a].registration_authorities"),
-        (
-            '[[profile]]\nname = "default"\nextended_key_usage = ["1.3.6.1.5.5.7.3.28"]',
-            "profile[default].extended_key_usage[0]",
-        ),
     ],
 )
 def test_what_a_later_version_brings_is_refused_and_never_ignored(tmp_path, text, key):

@@ -271,6 +271,42 @@ def test_a_set_that_loses_a_method_is_met_by_nobody(tmp_path):
     assert (label.auth, label.require) == ((), ())
 
 
+RA = f'registration_authorities = ["CN=*,OU=RA", "sha256:{"0a:" * 31}FF"]\n'
+LABEL_RA = f'[[est.label]]\nname = "a"\nprofile = "ra"\n{RA}'
+
+
+def test_registration_authorities_are_those_of_their_own_label(tmp_path):
+    """RULES F4: no label has those of another, nor those of the path without a label."""
+    labels = settled(tmp_path, GOOD + ANCHORS + f'[est]\n{RA}[[est.label]]\nname = "a"\n').labels
+    assert [pattern.is_anything for pattern in labels[None].registration_authorities] == [False, False]
+    assert labels["a"].registration_authorities == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "problem"),
+    [
+        (f"[est]\n{RA}", "est.registration_authorities", "client certificates are not taken here"),
+        (
+            f'{ANCHORS}[otp]\n[[est.label]]\nname = "a"\nauth = ["otp"]\n{RA}',
+            "est.label[a].registration_authorities",
+            "client certificates are not taken here",
+        ),
+        (
+            f'{ANCHORS}[[profile]]\nname = "ra"\nextended_key_usage = ["clientAuth", "cmcRA"]\n{LABEL_RA}',
+            "est.label[a].registration_authorities",
+            "the profile ra has the usage cmcRA: a registration authority could make others here",
+        ),
+        (f'{ANCHORS}[est]\nregistration_authorities = ["sha256:00"]', "est.registration_authorities[0]", None),
+        (f'{ANCHORS}[est]\nregistration_authorities = ["OU"]', "est.registration_authorities[0]", None),
+    ],
+)
+def test_registration_authorities_who_could_be_nobody_or_make_others_are_refused(tmp_path, text, key, problem):
+    """RULES F4."""
+    found = problems(tmp_path, GOOD + text)
+    assert found.keys() == {key}
+    assert problem is None or found[key].problem == problem
+
+
 def test_validity_of_a_ca_is_the_hosts_key(tmp_path):
     assert settled(tmp_path, GOOD).ca("one").validity == timedelta(days=365)
     assert settled(tmp_path, GOOD + "validity_days = 7\n").ca("one").validity == timedelta(days=7)

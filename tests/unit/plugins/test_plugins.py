@@ -137,7 +137,7 @@ def test_a_name_nobody_brings_is_a_fault_with_a_hint(name, remedy):
 
 def test_no_guessed_name_is_given_to_pip():
     """Whoever registers a guessed name would be installed."""
-    (found,) = examine([], {"ldap"}).faults
+    (found,) = examine([], {"radius"}).faults
     assert "pip install" not in found.remedy
 
 

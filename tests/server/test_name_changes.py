@@ -1,0 +1,203 @@
+"""Other names at a renewal: ChangeSubjectName (RULES F3; RFC 6402, 2.8; RFC 7030, 4.2.2)."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from kipuka.testing import der
+from kipuka.testing.pki import Attribute, Credential, common_name, make_csr
+
+pytestmark = pytest.mark.server
+
+CHANGE = "1.3.6.1.5.5.7.7.36"
+
+
+@pytest.fixture(scope="module")
+def server(kipuka_servers):
+    patterns = {"subject_patterns": {"CN": ["ws-*"]}, "san_patterns": {"dns": ["*.ws.example"]}}
+    changing = {"change_subject_name": True}
+    authorities = {"registration_authorities": ["CN=*,OU=RA"]}
+    return kipuka_servers(
+        {
+            "est": {
+                "label": [
+                    {"name": "free", "profile": "free"},
+                    {"name": "lenient", "profile": "lenient"},
+                    {"name": "own", "profile": "own", **authorities},
+                    {"name": "fixed", **authorities},
+                    {"name": "ra", "profile": "ra"},
+                ]
+            },
+            "profile": [
+                {"name": "default"},
+                {"name": "free", "names": "csr", **patterns, **changing},
+                {"name": "lenient", "names": "csr", "reenrol_names": "from-certificate", **patterns, **changing},
+                {"name": "own", **changing},
+                {"name": "ra", "extended_key_usage": ["clientAuth", "cmcRA"]},
+            ],
+        }
+    )
+
+
+def change(subject=None, *, dns=()):
+    """The attribute, with what is not None and not empty in it."""
+    fields = []
+    if subject is not None:
+        fields.append(subject.public_bytes())
+    if dns:
+        fields.append(x509.SubjectAlternativeName([x509.DNSName(name) for name in dns]).public_bytes())
+    return Attribute(oid=CHANGE, values=(der.sequence(*fields),))
+
+
+def enrolled(server, name, *, label, dns=(), san=()):
+    token = server.make_token(name, label=label, san=[f"DNS:{one}" for one in san])
+    csr = make_csr(common_name=name, dns=dns)
+    answer = server.client().enroll(csr, label=label, token=token.value)
+    assert answer.status == 200, answer.text
+    return Credential(key=csr.key, der=answer.certificate.public_bytes(Encoding.DER))
+
+
+def dns_names(certificate):
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.DNSName)
+
+
+def test_the_new_names_are_issued_within_the_profiles_patterns(server):
+    """RULES F3: and the audit log has the names before."""
+    device = enrolled(server, "ws-1", label="free", dns=("one.ws.example",))
+    before = server.last_sequence
+    csr = make_csr(
+        device.subject,
+        dns=("one.ws.example",),
+        attributes=(change(common_name("ws-2"), dns=("two.ws.example", "three.ws.example")),),
+    )
+    answer = server.client(device).reenroll(csr, label="free")
+    assert answer.status == 200, answer.text
+    assert answer.certificate.subject == common_name("ws-2")
+    assert dns_names(answer.certificate) == ["two.ws.example", "three.ws.example"]
+    event = server.wait_for_audit("certificate_issued", after=before, operation="simplereenroll")
+    assert (event["data"]["renamed_from"], event["data"]["subject"]) == ("CN=ws-1", "CN=ws-2")
+
+
+def test_what_the_attribute_does_not_have_is_taken_away(server):
+    """RFC 6402, 2.8: no subjectAlt, no alternative name; no subject, an empty one."""
+    device = enrolled(server, "ws-3", label="free", dns=("three.ws.example",))
+    csr = make_csr(device.subject, dns=("three.ws.example",), attributes=(change(common_name("ws-4")),))
+    answer = server.client(device).reenroll(csr, label="free")
+    assert (answer.certificate.subject, dns_names(answer.certificate)) == (common_name("ws-4"), [])
+    csr = make_csr(device.subject, dns=("three.ws.example",), attributes=(change(dns=("four.ws.example",)),))
+    answer = server.client(device).reenroll(csr, label="free")
+    assert (answer.certificate.subject.rdns, dns_names(answer.certificate)) == ([], ["four.ws.example"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        (change(common_name("admin")), "subject_patterns"),
+        (change(common_name("ws-5"), dns=("dc.example",)), "san_patterns"),
+    ],
+    ids=["subject", "alternative name"],
+)
+def test_names_beyond_the_patterns_are_refused(server, asked, rule):
+    """RULES F3, F1."""
+    device = enrolled(server, "ws-5", label="free")
+    refused = server.client(device).reenroll(make_csr(device.subject, attributes=(asked,)), label="free")
+    assert refused.status == 403
+    assert f"(rule {rule})" in refused.text
+
+
+@pytest.mark.parametrize("label", ["free", "lenient"])
+def test_the_requests_own_names_are_still_the_certificates(server, label):
+    """RULES F3; RFC 6402, 2.8: also where the profile says reenrol_names = "from-certificate"."""
+    device = enrolled(server, "ws-6", label=label)
+    client, asked = server.client(device), change(common_name("ws-7"))
+    refused = client.reenroll(make_csr(common_name="ws-7", attributes=(asked,)), label=label)
+    assert refused.status == 403
+    assert "CN=ws-6" in refused.text
+    assert client.reenroll(make_csr(device.subject, attributes=(asked,)), label=label).status == 200
+
+
+def test_where_the_profile_does_not_allow_it_nobody_changes_a_name(server):
+    """RULES F3: `change_subject_name` is off by default."""
+    device = server.enrol("ws-8")
+    before = server.last_sequence
+    refused = server.client(device).reenroll(make_csr(device.subject, attributes=(change(common_name("ws-9")),)))
+    assert refused.status == 403
+    assert "(rule change_subject_name)" in refused.text
+    server.wait_for_audit("certificate_refused", after=before, rule="change_subject_name")
+
+
+def test_with_the_names_of_the_identity_a_client_can_give_names_up_and_take_none(server):
+    """RULES F3, F1: it would not get them at simpleenroll either."""
+    names = ("a.example", "b.example")
+    device = enrolled(server, "ws-10", label="own", dns=names, san=names)
+    client = server.client(device)
+    for asked, words in (
+        (change(common_name("dc")), "CN=dc is not permitted"),
+        (change(dns=("a.example",)), "an empty subject is not permitted"),
+        (change(device.subject, dns=("dc.example",)), "dc.example is not permitted"),
+    ):
+        refused = client.reenroll(make_csr(device.subject, dns=names, attributes=(asked,)), label="own")
+        assert refused.status == 403
+        assert words in refused.text
+    csr = make_csr(device.subject, dns=names, attributes=(change(device.subject, dns=("b.example",)),))
+    answer = client.reenroll(csr, label="own")
+    assert dns_names(answer.certificate) == ["b.example"]
+
+
+def test_a_registration_authority_changes_others_names(server):
+    """RULES F3, F4: where the profile allows it."""
+    units = (
+        x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "RA"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "gate"),
+    )
+    token = server.make_token("gate", label="ra", subject="CN=gate,OU=RA")
+    csr = make_csr(x509.Name(units))
+    issued = server.client().enroll(csr, label="ra", token=token.value).certificate
+    authority = server.client(Credential(key=csr.key, der=issued.public_bytes(Encoding.DER)))
+    asked = change(common_name("ws-12"), dns=("twelve.example",))
+    for label, status in (("own", 200), ("fixed", 403)):
+        device = enrolled(server, f"ws-11-{label}", label=label)
+        before = server.last_sequence
+        answer = authority.reenroll(make_csr(device.subject, attributes=(asked,)), label=label)
+        assert answer.status == status, answer.text
+        if status == 200:
+            assert answer.certificate.subject == common_name("ws-12")
+            event = server.wait_for_audit("certificate_issued", after=before, renamed_from="CN=ws-11-own")
+            assert event["data"]["on_behalf_of"] == "CN=ws-11-own"
+
+
+def test_the_same_key_under_another_name_is_refused_as_ever(server):
+    """RULES F5: `unique_keys`; a new name takes a new key."""
+    device = enrolled(server, "ws-13", label="free")
+    csr = make_csr(device.subject, key=device.key, attributes=(change(common_name("ws-14")),))
+    refused = server.client(device).reenroll(csr, label="free")
+    assert refused.status == 400
+    assert "(rule unique_keys)" in refused.text
+
+
+def test_a_first_certificate_has_no_names_to_change(server):
+    """RFC 7030, 4.2.2: the attribute goes with simplereenroll; a token is not spent for it."""
+    token = server.make_token("ws-15")
+    before = server.last_sequence
+    csr = make_csr(common_name="ws-15", attributes=(change(common_name("dc")),))
+    refused = server.client().enroll(csr, token=token.value)
+    assert refused.status == 400
+    assert "ChangeSubjectName" in refused.text
+    server.wait_for_audit("certificate_refused", after=before, reason="name_change_misplaced")
+    assert server.client().enroll(make_csr(common_name="ws-15"), token=token.value).status == 200
+
+
+def test_an_attribute_that_cannot_be_read_is_told_before_anybody_is_asked(server):
+    """RULES C2: 400, and nothing is guessed."""
+    refused = server.client().enroll(
+        make_csr(attributes=(Attribute(oid=CHANGE, values=(der.sequence(),)),)), token=server.make_token().value
+    )
+    assert refused.status == 400
+    assert "ChangeSubjectName" in refused.text

@@ -1,0 +1,3 @@
+from ldap.controls import LDAPControl
+
+class PasswordExpiredControl(LDAPControl): ...
