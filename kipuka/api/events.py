@@ -69,7 +69,7 @@ Outcome = Literal["success", "failure", "unknown"]
 class AuditEvent(BaseModel):
     """The base of every audit event. A subclass sets `name` and `outcome` and declares its fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
     name: ClassVar[str]
     outcome: ClassVar[Outcome]
