@@ -123,6 +123,7 @@ from kipuka.api.settings import (
     Seconds,
     Secret,
     Section,
+    resolve_secret,
 )
 from kipuka.api.storage import (
     ReadTx,
@@ -278,5 +279,6 @@ __all__ = [
     "WorkerStarted",
     "hookimpl",
     "pass_host",
+    "resolve_secret",
     "timestamp",
 ]
