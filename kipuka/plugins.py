@@ -14,6 +14,7 @@ import inspect
 import re
 import time
 import types
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -107,6 +108,7 @@ class Report:
     stated: object = None  # KIPUKA_API, from the source or the imported module; None: not known, or not there
     imported: bool = False
     calls: list[HookCall] = field(default_factory=list[HookCall])
+    deprecated: list[str] = field(default_factory=list[str])  # hooks and arguments that go with the next major version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -390,7 +392,10 @@ def _load(candidate: Candidate, report: Report) -> _Loaded:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
     try:
-        manager.register(module, candidate.name)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            manager.register(module, candidate.name)
+        report.deprecated += [" ".join(str(one.message).split()) for one in told]
     except pluggy.PluginValidationError as error:
         problem = " ".join(str(error).split("\n", 1)[-1].split()) or str(error)
         raise _FaultyError([_fault(candidate, "register", problem, _NEWER)]) from error

@@ -380,6 +380,9 @@ async def open_foundation(
 
     Raises `StartupError`.
     """
+    for report in composition.plugins.reports:
+        for problem in report.deprecated:
+            log.warning("plugin_uses_what_is_deprecated", plugin=report.candidate.name, problem=problem)
     if composition.settings.plugins.trace:
         _tell_hooks(composition.plugins)
     async with AsyncExitStack() as stack:

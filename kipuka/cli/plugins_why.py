@@ -46,6 +46,7 @@ class Explained:
     api: str | None = None  # the version it states, as far as it can be told
     order: tuple[int, int] | None = None  # its place in `[auth] order`, and how many methods are on
     hooks: tuple[plugins.HookCall, ...] = ()
+    deprecated: tuple[str, ...] = ()
     troubles: tuple[Trouble, ...] = ()
 
 
@@ -102,6 +103,7 @@ def _explained(
         file=origin(candidate.value),
         api=stated if isinstance(stated, str) else None,
         hooks=() if report is None else tuple(report.calls),
+        deprecated=() if report is None else tuple(report.deprecated),
     )
 
 
@@ -179,6 +181,7 @@ def _lines(one: Explained) -> list[tuple[str, str]]:
         lines.append(("hook", f"{call.hook} returned {brings} ({call.seconds * 1000:.1f} ms)"))
     if one.module is not None and not one.hooks:
         lines.append(("hook", "none was called"))
+    lines += [("deprecated", text) for text in one.deprecated]
     lines += [("problem", f"{trouble.stage}: {trouble.problem}; {trouble.remedy}") for trouble in one.troubles]
     return lines
 
@@ -204,6 +207,7 @@ def as_json(explained: Sequence[Explained]) -> list[dict[str, Any]]:
                 }
                 for call in one.hooks
             ],
+            "deprecated": list(one.deprecated),
             "problems": [
                 {"stage": trouble.stage, "problem": trouble.problem, "remedy": trouble.remedy}
                 for trouble in one.troubles
