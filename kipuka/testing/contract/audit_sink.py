@@ -73,6 +73,10 @@ class AuditSinkContract(KindContract[AuditSinkKind[Any], OpenedAuditSink]):
         await opened.sink.write(make_records(1, first=before + 1))
         return await self.arrived(directory, before + 1)
 
+    async def attempted(self, opened: OpenedAuditSink, directory: Path) -> None:
+        """A record is written, whatever becomes of it."""
+        await self._ended(opened, make_records(1, first=len(self.received(directory)) + 1))
+
     async def arrived(self, directory: Path, count: int) -> list[dict[str, Any]]:
         """What arrived, once it is `count` records or more; each is whole."""
         for _ in range(1 if self.receipts else int(self.patience / _PAUSE)):

@@ -69,6 +69,14 @@ class KindContract(Generic[KindT, OpenedT]):
         """Some use of the object that must succeed."""
         raise NotImplementedError
 
+    async def attempted(self, opened: OpenedT, directory: Path) -> None:
+        """The same use while it may fail."""
+
+        async def use() -> None:
+            await self.working(opened, directory)
+
+        await asyncio.gather(use(), return_exceptions=True)
+
     def run(self, directory: Path, test: Callable[[OpenedT], Awaitable[T]]) -> T:
         """Run `test` with an open object; with the same directory again, as after a restart."""
 
@@ -200,11 +208,13 @@ class KindContract(Generic[KindT, OpenedT]):
             if not isinstance(subject, ReportsHealth) or away is None:
                 pytest.skip("it does not report its health, or depends on nothing")
             async with away:
+                await self.attempted(opened, tmp_path)  # some objects know only after they were used
                 said = await subject.health()
                 assert said is not None
                 assert sentence(said), said
                 for secret in self.all_secrets(tmp_path):
                     assert secret not in said
+            await self.working(opened, tmp_path)
             assert await subject.health() is None
 
         self.run(tmp_path, test)

@@ -1,0 +1,3 @@
+"""The kit of kipuka."""
+
+pytest_plugins = ["kipuka.testing.fixtures"]
