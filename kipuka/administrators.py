@@ -220,7 +220,7 @@ async def check_own_authorities(
         try:
             async with asyncio.timeout(patience.total_seconds()):
                 chain = await backend.ca_certificates()
-        except (BackendError, TimeoutError) as error:
+        except Exception as error:
             problem = f"the CA {name} does not say whether it is below an anchor of [admin.tls]"
             raise StartupError(f"{problem}; {_WRITE_ALLOW}, or start again when the CA is there") from error
         finding = own_authority_finding(name, chain, anchors)

@@ -21,7 +21,7 @@ from importlib.machinery import ModuleSpec
 
 from kipuka.api.hooks import API_VERSION
 
-__all__ = ["STATEMENT", "Misfit", "misfit", "stated_by", "stated_in_source"]
+__all__ = ["STATEMENT", "Misfit", "misfit", "origin", "stated_by", "stated_in_source"]
 
 STATEMENT = "KIPUKA_API"
 """The name that a plugin's module gives to the version."""
@@ -88,7 +88,22 @@ def stated_in_source(module: str) -> str | None:
     return found
 
 
+def origin(module: str) -> str | None:
+    """The file of the module, found without importing anything; None where that cannot be told."""
+    try:
+        spec = _spec(module)
+    except Exception:  # noqa: BLE001 - finders are anybody's
+        return None
+    return None if spec is None else spec.origin
+
+
 def _source(module: str) -> str | None:
+    spec = _spec(module)
+    loader = None if spec is None else spec.loader
+    return loader.get_source(module) if isinstance(loader, InspectLoader) else None
+
+
+def _spec(module: str) -> ModuleSpec | None:
     # importlib.util.find_spec would import the packages above
     path: Sequence[str] | None = None
     spec: ModuleSpec | None = None
@@ -101,8 +116,7 @@ def _source(module: str) -> str | None:
         if spec is None:
             return None
         path = spec.submodule_search_locations
-    loader = None if spec is None else spec.loader
-    return loader.get_source(name) if isinstance(loader, InspectLoader) else None
+    return spec
 
 
 def _find(name: str, path: Sequence[str] | None) -> ModuleSpec | None:

@@ -8,6 +8,7 @@ denial the client hears (RULES C3). Not in the room: how a method decides (the p
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -204,12 +205,31 @@ class Authentication:
         return tuple(self._methods)
 
     def challenges(self, allowed: frozenset[str] | None = None) -> tuple[str, ...]:
-        """What a 401 offers: Basic first, since some clients look at the first only (RULES C3)."""
-        offered = [
-            challenge
-            for name, method in self._methods.items()
-            if (allowed is None or name in allowed) and (challenge := method.challenge) is not None
-        ]
+        """What a 401 offers: Basic first, since some clients look at the first only (RULES C3).
+
+        A method that fails to say its challenge is left out. Raises `BackendUnavailable` where there is none but such methods: to
+        ask for a certificate instead would be wrong.
+        """
+        offered: list[str] = []
+        failed: str | None = None
+        for name, method in self._methods.items():
+            if allowed is not None and name not in allowed:
+                continue
+            try:
+                challenge = method.challenge
+                if challenge is not None and not _CHALLENGE.fullmatch(challenge):
+                    msg = "the challenge is no field value"
+                    raise ValueError(msg)  # noqa: TRY301 - handled as what the plugin itself may raise
+            except Exception:
+                log.exception("authenticator_failed", method=name)
+                failed = name
+                continue
+            if challenge is not None:
+                offered.append(challenge)
+        if failed is not None and not offered:
+            error = BackendUnavailable(_NOT_NOW, retry_after=timedelta(seconds=30), reason="plugin_failed")
+            error.plugin = failed
+            raise error
         return tuple(sorted(offered, key=lambda challenge: not challenge.lower().startswith("basic")))
 
     async def authenticate(
@@ -299,7 +319,7 @@ class Authentication:
         return await self._stands(name, self._methods[name], denied, credentials)
 
     async def _ask(self, name: str, method: Authenticator, credentials: Credentials) -> AuthOutcome:
-        return await self._guarded(name, method.authenticate(credentials))
+        return await self._guarded(name, _judged(name, method, credentials))
 
     async def _stands(self, name: str, method: Authenticator, denied: Denied, credentials: Credentials) -> Denial:
         """The denial as the client hears it: a spent credential counts as a failure only now (RULES C4)."""
@@ -319,13 +339,39 @@ class Authentication:
             if is_of_store(error):
                 raise
             log.warning("authenticator_unavailable", method=name, reason=error.reason)
-            return busy(error.retry_after, "backend_unavailable")
+            return busy(error.retry_after, "backend_unavailable", f"the plugin {name} says: {error.reason}")
         except TimeoutError:
             log.error("authenticator_timed_out", method=name, seconds=self._timeout)
-            return busy(timedelta(seconds=5), "timed_out")
-        except Exception:
+            problem = f"the plugin {name} did not answer within {self._timeout:g} seconds"
+            return busy(timedelta(seconds=5), "timed_out", problem)
+        except Exception as error:
             log.exception("authenticator_failed", method=name)
-            return busy(timedelta(seconds=30), "plugin_failed")
+            return busy(timedelta(seconds=30), "plugin_failed", f"the plugin {name} raised {type(error).__name__}")
+
+
+async def _judged(name: str, method: Authenticator, credentials: Credentials) -> AuthOutcome:
+    """What the method says. Raises where it cannot be used: a challenge that is no field value, somebody else's claim."""
+    outcome = await method.authenticate(credentials)
+    challenge: object = None
+    match outcome:
+        case Continue():
+            challenge = outcome.challenge
+        case Authenticated():
+            challenge = outcome.response_challenge
+            if outcome.claim is not None and outcome.claim.plugin != name:
+                msg = f"the claim is that of {outcome.claim.plugin}"
+                raise ValueError(msg)
+        case _:
+            pass
+    if challenge is not None and not (isinstance(challenge, str) and _CHALLENGE.fullmatch(challenge)):
+        msg = "the challenge is no field value"
+        raise ValueError(msg)
+    return outcome
+
+
+_NOT_NOW = "authentication is not available at the moment"
+_CHALLENGE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
+"""A field value in ASCII (RFC 9110, 5.5)."""
 
 
 @dataclass(slots=True)
@@ -367,13 +413,14 @@ def _together(proofs: Sequence[Authenticated]) -> Authenticated:
     )
 
 
-def busy(retry_after: timedelta, reason: str) -> Denied:
+def busy(retry_after: timedelta, reason: str, explanation: str | None = None) -> Denied:
     """The denial that stands for a method which cannot answer now."""
     return Denied(
-        detail="authentication is not available at the moment",
+        detail=_NOT_NOW,
         reason=reason,
         kind=DenialKind.BUSY,
         retry_after=retry_after,
+        explanation=explanation,
     )
 
 

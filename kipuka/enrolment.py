@@ -41,6 +41,7 @@ from kipuka.api import (
     ClientCertificate,
     CollectsPending,
     Credentials,
+    DenialKind,
     Denied,
     EnrolmentFailed,
     Identity,
@@ -152,6 +153,7 @@ class LabelService:
     csr_attributes: bytes | None = field(
         default=None, repr=False
     )  # the DER of what is asked of requests; None: nothing
+    plugin: str | None = None  # the plugin that opened `backend`, for audit
     operations: frozenset[Operation] = frozenset(Operation)  # those that are on
     serverkeygen: bool = True  # whether private keys are made here (RULES J1)
     registration_authorities: tuple[CertificatePattern, ...] = ()  # who may ask for others (RULES F4)
@@ -289,7 +291,7 @@ class Enrolment:
 
     async def ca_certificates(self, service: LabelService) -> CertificateChain:
         """The label's issuing certificate and its chain up to the root (RFC 7030, 4.1)."""
-        return await self._backend_call(service.backend.ca_certificates())
+        return await self._backend_call(service, service.backend.ca_certificates())
 
     async def drain(self) -> None:
         """Wait for every enrolment that was begun."""
@@ -341,7 +343,12 @@ class Enrolment:
             raise unknown.error from unknown.__cause__
         except BackendError as error:
             error.audited = await self._give_back(
-                attempt, "failed", error.reason, error.detail, refused_by_store=is_of_store(error)
+                attempt,
+                "failed",
+                error.reason,
+                error.detail,
+                refused_by_store=is_of_store(error),
+                plugin=error.plugin,
             )
             raise
         except BaseException:
@@ -379,8 +386,27 @@ class Enrolment:
         if claim is None and not remote:
             return None
         spender = self._spenders.get(claim.plugin) if claim else None
+        held = await self._hold(attempt, claim, spender)
+        match held:
+            case Denied():
+                attempt.identity = attempt.claim = attempt.challenge = attempt.digest = None
+                attempt.also, attempt.opening = (), []
+                return held
+            case RecordedCertificate():
+                attempt.answered, attempt.claim = held, None
+            case enrolments.EnrolmentRow():
+                attempt.pending, attempt.id = held, held.id
+            case None:
+                if claim is not None:
+                    attempt.reserved, attempt.opening = True, []
+        return None
+
+    async def _hold(
+        self, attempt: _Attempt, claim: Claim | None, spender: SpendsOnIssue | None
+    ) -> Denied | RecordedCertificate | enrolments.EnrolmentRow | None:
+        """The transaction of the reservation: what stands in its way, or what makes it needless."""
         try:
-            held = await self._store.write(
+            return await self._store.write(
                 partial(
                     _reserve,
                     row=self._row(attempt),
@@ -398,19 +424,18 @@ class Enrolment:
                 # The use may be held all the same: it comes back as in `_give_back`.
                 self._store.write_later(partial(_settle_if_held, id=attempt.id, spender=spender, event=event))
             raise
-        match held:
-            case Denied():
-                attempt.identity = attempt.claim = attempt.challenge = attempt.digest = None
-                attempt.also, attempt.opening = (), []
-                return held
-            case RecordedCertificate():
-                attempt.answered, attempt.claim = held, None
-            case enrolments.EnrolmentRow():
-                attempt.pending, attempt.id = held, held.id
-            case None:
-                if claim is not None:
-                    attempt.reserved, attempt.opening = True, []
-        return None
+        except BackendFault as fault:
+            if fault.reason != enrolments.SPENDER_FAILED:
+                raise
+            # As where `authenticate` fails: the method cannot say now, and another one may still win.
+            return Denied(
+                detail=fault.detail,
+                reason=fault.reason,
+                kind=DenialKind.BUSY,
+                retry_after=fault.retry_after,
+                name=_known(attempt.identity).name,
+                explanation=f"{fault.plugin} failed to hold the use: {type(fault.__cause__).__name__}",
+            )
 
     async def _recall(self, attempt: _Attempt, method: str, claim: Claim) -> bool:
         """RULES D4: a spent credential still asks for the answer that it was spent on, and for nothing else."""
@@ -706,7 +731,7 @@ class Enrolment:
         """Ask the CA. From a remote one that does not answer the outcome is unknown, and the reservation stays."""
         service = attempt.request.service
         if not service.remote:
-            return await self._backend_call(service.backend.issue(order))
+            return await self._backend_call(service, service.backend.issue(order))
         await self._store.write(
             partial(_begin_signing, row=self._row(attempt), exists=attempt.reserved, events=tuple(attempt.opening))
         )
@@ -714,28 +739,37 @@ class Enrolment:
         try:
             async with asyncio.timeout(self._ca_timeout.total_seconds()):
                 return await service.backend.issue(order)
-        except BackendError:
+        except BackendError as error:
+            _blame(error, service.plugin)
             raise
         except Exception as error:
-            log.exception("ca_outcome_unknown", ca=service.ca, enrolment=attempt.id)
-            event = EnrolmentFailed(enrolment=attempt.id, ca=service.ca, reason="unknown", detail=type(error).__name__)
+            log.exception("ca_outcome_unknown", ca=service.ca, plugin=service.plugin, enrolment=attempt.id)
+            event = EnrolmentFailed(
+                enrolment=attempt.id,
+                ca=service.ca,
+                reason="unknown",
+                detail=type(error).__name__,
+                plugin=service.plugin,
+            )
             await self._store.write(partial(audit_all, events=[event]))
-            raise _Unknown(
-                BackendUnavailable("the certification authority did not answer", reason="ca_unknown")
-            ) from error
+            unknown = BackendUnavailable("the certification authority did not answer", reason="ca_unknown")
+            raise _Unknown(_blame(unknown, service.plugin)) from error
 
-    async def _backend_call(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _backend_call(self, service: LabelService, call: Coroutine[Any, Any, T]) -> T:
         """A call of a CA backend under the time-out; what it raises beyond its contract is a fault of its own."""
         try:
             async with asyncio.timeout(self._ca_timeout.total_seconds()):
                 return await call
-        except BackendError:
+        except BackendError as error:
+            _blame(error, service.plugin)
             raise
         except TimeoutError as error:
-            raise BackendUnavailable("the certification authority did not answer", reason="ca_timeout") from error
+            late = BackendUnavailable("the certification authority did not answer", reason="ca_timeout")
+            raise _blame(late, service.plugin) from error
         except Exception as error:
-            log.exception("ca_backend_failed")
-            raise BackendFault("the certification authority failed", reason="ca_failed") from error
+            log.exception("ca_backend_failed", ca=service.ca, plugin=service.plugin)
+            fault = BackendFault("the certification authority failed", reason="ca_failed")
+            raise _blame(fault, service.plugin) from error
 
     async def _answer_again(self, attempt: _Attempt, digest: str) -> Enrolled:
         """RULES D4: the recorded certificate, to whom proves anew that the key is theirs, on this connection."""
@@ -763,7 +797,7 @@ class Enrolment:
         grant = await self._authorise(attempt)
         self._prove_possession(attempt)
         try:
-            answer = await self._backend_call(backend.collect(row.reference or ""))
+            answer = await self._backend_call(attempt.request.service, backend.collect(row.reference or ""))
         except BackendFault as fault:
             if fault.reason == "refused_by_ca":
                 raise
@@ -801,7 +835,7 @@ class Enrolment:
         log.error("ca_returned_another_certificate", ca=service.ca, enrolment=attempt.id, problem=wrong)
         if isinstance(service.backend, RevokesCertificates):
             try:
-                await self._backend_call(service.backend.revoke(certificate, x509.ReasonFlags.superseded))
+                await self._backend_call(service, service.backend.revoke(certificate, x509.ReasonFlags.superseded))
             except BackendError:
                 log.exception(
                     "mismatching_certificate_not_revoked", ca=service.ca, serial=f"{certificate.serial_number:x}"
@@ -809,7 +843,7 @@ class Enrolment:
         fault = BackendFault(
             "the certification authority returned another certificate than was ordered", reason="ca_mismatch"
         )
-        raise fault from ValueError(wrong)
+        raise _blame(fault, service.plugin) from ValueError(wrong)
 
     async def _record(
         self, attempt: _Attempt, names: tuple[str, ...], certificate: x509.Certificate, made: _MadeKey | None = None
@@ -901,6 +935,7 @@ class Enrolment:
         *,
         rule: str | None = None,
         refused_by_store: bool = False,
+        plugin: str | None = None,
     ) -> bool:
         """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
         if attempt.identity is None:
@@ -918,7 +953,9 @@ class Enrolment:
                 rule=rule,
             )
         else:
-            event = EnrolmentFailed(enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail)
+            event = EnrolmentFailed(
+                enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail, plugin=plugin
+            )
         settling = partial(
             _settle,
             id=attempt.id if attempt.reserved else None,
@@ -931,11 +968,22 @@ class Enrolment:
             try:
                 await self._store.write(settling, under_way=attempt.reserved)
             except BackendError as error:
-                log.warning("enrolment_not_settled", enrolment=attempt.id, reason=error.reason)
+                log.warning("enrolment_not_settled", enrolment=attempt.id, reason=error.reason, plugin=error.plugin)
+                if error.reason == enrolments.SPENDER_FAILED:
+                    # The recovery tries to give the use back again when the lease has run out; what happened is told now.
+                    return await self._tell((*attempt.opening, event))
             else:
                 return True
         # The client need not wait for a store that is away, and neither need its use: else it came back with the end of the lease only.
         return attempt.reserved and self._store.write_later(settling)
+
+    async def _tell(self, events: Sequence[AuditEvent]) -> bool:
+        try:
+            await self._store.write(partial(audit_all, events=events))
+        except BackendError as error:
+            log.error("event_not_recorded", event_name=events[-1].name, reason=error.reason)
+            return False
+        return True
 
     # -- what is written down --------------------------------------------------------------------------------------
 
@@ -1040,6 +1088,15 @@ class _Unknown(Exception):
     def __init__(self, error: BackendError) -> None:
         super().__init__(error.detail)
         self.error = error
+
+
+E = TypeVar("E", bound=BackendError)
+
+
+def _blame(error: E, plugin: str | None) -> E:
+    """The error, with the plugin whose call came to it; who was blamed before stays so."""
+    error.plugin = error.plugin or plugin
+    return error
 
 
 def _known(learned: T | None) -> T:

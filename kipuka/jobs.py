@@ -94,6 +94,7 @@ def recovery(
     spenders: Mapping[str, SpendsOnIssue],
     backends: Mapping[str, CABackend],
     clock: Callable[[], datetime],
+    ca_timeout: timedelta = timedelta(seconds=30),
 ) -> Recovery:
     """The job that ends reservations whose process died or gave up (guarantee 2).
 
@@ -109,11 +110,15 @@ def recovery(
         abandoned = await store.read(partial(enrolments.abandoned, node=store.node, heir=heir, now=clock()))
         for row in abandoned:
             try:
-                await _settle_one(store, row, spenders=spenders, backend=backends.get(row.ca), clock=clock)
+                await _settle_one(
+                    store, row, spenders=spenders, backend=backends.get(row.ca), clock=clock, patience=ca_timeout
+                )
             except BackendUnavailable as error:
                 if error.reason != "enrolment_settled":
                     raise
                 log.debug("enrolment_settled_meanwhile", enrolment=row.id)  # on another node
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the others' enrolments are settled all the same
+                log.error("enrolment_not_settled", enrolment=row.id, ca=row.ca, error=repr(error))
 
     return recover
 
@@ -125,12 +130,18 @@ async def _settle_one(
     spenders: Mapping[str, SpendsOnIssue],
     backend: CABackend | None,
     clock: Callable[[], datetime],
+    patience: timedelta,
 ) -> None:
     if row.state == "signing":
         if not isinstance(backend, FindsOrders):
             log.warning("enrolment_outcome_unknown", enrolment=row.id, ca=row.ca)
             return
-        found = await backend.find(row.id)
+        try:
+            async with asyncio.timeout(patience.total_seconds()):
+                found = await backend.find(row.id)
+        except Exception as error:  # noqa: BLE001 - a backend is a plugin; whatever it raises, it cannot say now
+            log.warning("enrolment_outcome_unknown", enrolment=row.id, ca=row.ca, error=type(error).__name__)
+            return
         if isinstance(found, Pending) and row.operation == Operation.SERVERKEYGEN:
             found = None  # whatever the CA decides, it is of a key that nobody has
         if isinstance(found, Pending):

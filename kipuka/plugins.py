@@ -12,7 +12,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import time
 import types
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -30,8 +32,9 @@ from kipuka.api.kinds import AnyKind, AuditSinkKind, AuthenticatorKind, CABacken
 from kipuka.api.routes import AdminRoute
 from kipuka.api.storage import Storage
 from kipuka.api_version import misfit, stated_by, stated_in_source
+from kipuka.vigil import told_when_slow
 
-__all__ = ["Candidate", "PluginRow", "Plugins", "discover", "examine", "list_plugins", "load"]
+__all__ = ["Candidate", "HookCall", "PluginRow", "Plugins", "Report", "discover", "examine", "list_plugins", "load"]
 
 PROJECT = "kipuka"
 
@@ -89,6 +92,26 @@ class _Loaded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HookCall:
+    """One hook that a plugin implements, called."""
+
+    hook: str
+    seconds: float
+    returned: tuple[str, ...]  # what its records are, in words, as far as they are of the right type
+
+
+@dataclass(kw_only=True, slots=True)
+class Report:
+    """How far the loading of one plugin came."""
+
+    candidate: Candidate
+    stated: object = None  # KIPUKA_API, from the source or the imported module; None: not known, or not there
+    imported: bool = False
+    calls: list[HookCall] = field(default_factory=list[HookCall])
+    deprecated: list[str] = field(default_factory=list[str])  # hooks and arguments that go with the next major version
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PluginRow:
     """One line of `kipuka plugins`."""
 
@@ -108,6 +131,7 @@ class Plugins:
     disabled: frozenset[str]
     faults: tuple[PluginFault, ...]
     loaded: Mapping[str, _Loaded] = field(repr=False)
+    reports: tuple[Report, ...] = field(default=(), repr=False)  # of those that were to be loaded
 
     @property
     def authenticators(self) -> Mapping[str, AuthenticatorKind[Any]]:
@@ -153,6 +177,11 @@ class Plugins:
         """The commands under `kipuka <name>`; empty for a plugin that is not loaded."""
         plugin = self.loaded.get(name)
         return plugin.commands if plugin else ()
+
+    def owner(self, name: str) -> str:
+        """The distribution and version that the plugin of that name comes from, in words."""
+        found = next((one for one in self.candidates if one.name == name), None)
+        return "not installed" if found is None else f"{found.distribution} {found.version}"
 
     def fault(self, name: str, *, stage: Stage, problem: str, remedy: str | None = None) -> PluginFault:
         """A fault that shows after loading: its section cannot be read (configure), or it cannot be opened (open)."""
@@ -238,6 +267,7 @@ def examine(
     places: Mapping[str, str] = used if isinstance(used, Mapping) else {}
     faults: list[PluginFault] = []
     loaded: dict[str, _Loaded] = {}
+    reports: list[Report] = []
     for name in sorted(set(used).difference(disabled)):
         twins = _twins(name, candidates)
         if not twins:
@@ -246,12 +276,19 @@ def examine(
             remedy = f'uninstall one of them, or write disabled = ["{name}"] below [plugins]'
             faults.extend(_fault(twin, "find", _twin_problem(twins), remedy) for twin in twins)
         else:
+            reports.append(Report(candidate=twins[0]))
             try:
-                loaded[name] = _load(twins[0])
+                loaded[name] = _load(twins[0], reports[-1])
             except _FaultyError as error:
                 faults.extend(error.faults)
     faults.extend(_clashes(loaded))
-    return Plugins(candidates=tuple(candidates), disabled=frozenset(disabled), faults=tuple(faults), loaded=loaded)
+    return Plugins(
+        candidates=tuple(candidates),
+        disabled=frozenset(disabled),
+        faults=tuple(faults),
+        loaded=loaded,
+        reports=tuple(reports),
+    )
 
 
 def list_plugins(
@@ -329,8 +366,10 @@ def _said(error: BaseException) -> str:
 
 def _attempt(candidate: Candidate, stage: Stage, act: Callable[[], T]) -> T:
     """Run a plugin's own code. Whatever it raises is its fault, also what does not derive from Exception (sys.exit())."""
+    doing = "being imported" if stage == "import" else "answering a hook"
     try:
-        return act()
+        with told_when_slow(candidate.name, f"{candidate.distribution} {candidate.version}", doing):
+            return act()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -338,24 +377,29 @@ def _attempt(candidate: Candidate, stage: Stage, act: Callable[[], T]) -> T:
         raise _FaultyError([_fault(candidate, stage, _said(error), remedy)]) from error
 
 
-def _load(candidate: Candidate) -> _Loaded:
-    early = stated_in_source(candidate.value)
+def _load(candidate: Candidate, report: Report) -> _Loaded:
+    report.stated = early = stated_in_source(candidate.value)
     if early is not None:
         _check_version(candidate, early)
     module = _attempt(candidate, "import", candidate.load)
+    report.imported = True
     if not isinstance(module, types.ModuleType):
         problem = f"its entry point names {candidate.value}, which is not a module"
         raise _FaultyError([_fault(candidate, "import", problem)])
-    _check_version(candidate, stated_by(module))
+    report.stated = stated_by(module)
+    _check_version(candidate, report.stated)
     _check_functions(candidate, module)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
     try:
-        manager.register(module, candidate.name)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            manager.register(module, candidate.name)
+        report.deprecated += [" ".join(str(one.message).split()) for one in told]
     except pluggy.PluginValidationError as error:
         problem = " ".join(str(error).split("\n", 1)[-1].split()) or str(error)
         raise _FaultyError([_fault(candidate, "register", problem, _NEWER)]) from error
-    return _Collector(candidate=candidate, manager=manager, faults=[]).collect()
+    return _Collector(candidate=candidate, manager=manager, faults=[], calls=report.calls).collect()
 
 
 def _check_version(candidate: Candidate, stated: object) -> None:
@@ -410,18 +454,21 @@ class _Collector:
     candidate: Candidate
     manager: pluggy.PluginManager
     faults: list[PluginFault]
+    calls: list[HookCall]
 
     def records(self, hook: str, kind: type[T], check: Callable[[T], Iterable[str]]) -> tuple[T, ...]:
         """What the hook returns, as far as it is of the right type."""
         caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
         if not caller.get_hookimpls():
             return ()
+        began = time.perf_counter()
         try:
             # pluggy leaves None out of the results
             answers: list[object] = _attempt(self.candidate, "collect", caller) or [None]
         except _FaultyError as error:
             self.faults.extend(replace(fault, problem=f"{hook}: {fault.problem}") for fault in error.faults)
             return ()
+        seconds = time.perf_counter() - began
         good: list[T] = []
         for answer in answers:
             if not isinstance(answer, list):
@@ -434,6 +481,7 @@ class _Collector:
                         self._say(f"{hook}: {problem}")
                 else:
                     self._say(f"{hook} returned a list with {_a(record)}, where only {kind.__name__} is possible")
+        self.calls.append(HookCall(hook=hook, seconds=seconds, returned=tuple(map(_in_words, good))))
         return tuple(good)
 
     def collect(self) -> _Loaded:
@@ -466,6 +514,29 @@ class _Collector:
 _AUTHENTICATOR: type[AuthenticatorKind[Any]] = AuthenticatorKind
 _CA_BACKEND: type[CABackendKind[Any]] = CABackendKind
 _AUDIT_SINK: type[AuditSinkKind[Any]] = AuditSinkKind
+
+
+def _in_words(record: object) -> str:
+    """One record that a hook returned, as the operator knows it."""
+    match record:
+        case AuthenticatorKind() | CABackendKind() | AuditSinkKind():
+            return f"{_ROLES[type(record)]} {record.name!s}"
+        case Storage():
+            tables = ", ".join(sorted(record.metadata.tables)) or "none"
+            return f"the table prefix {record.prefix} with the tables {tables}"
+        case AdminRoute():
+            return f"the route {record.method} {record.path}"
+        case click.Command():
+            return f"the command {record.name}"
+        case _:
+            return _a(record)
+
+
+_ROLES: Mapping[type, str] = {
+    AuthenticatorKind: "the method",
+    CABackendKind: "the CA backend",
+    AuditSinkKind: "the audit sink",
+}
 
 
 def _a(value: object) -> str:

@@ -21,12 +21,12 @@ from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from types import MappingProxyType
 
 import structlog
 
-from kipuka.api import Authenticator, CABackend, ReportsHealth
+from kipuka.api import CABackend, ReportsHealth
 from kipuka.audit.gate import AuditGate
+from kipuka.border import Watch
 from kipuka.store.database import Store
 from kipuka.store.probe import prove_writable
 
@@ -67,18 +67,11 @@ class _Watch:
     """One part. `examine` returns when it is well and raises when it is not: `_Fault`, or anything else, which is `failed`."""
 
     def __init__(
-        self,
-        name: str,
-        examine: Callable[[], Awaitable[None]],
-        *,
-        failed: Condition,
-        pace: ReadinessPace,
-        late: Condition | None = None,
+        self, name: str, examine: Callable[[], Awaitable[None]], *, failed: Condition, pace: ReadinessPace
     ) -> None:
         self._name = name
         self._examine = examine
         self._failed = failed
-        self._late = late or _LATE
         self._hold = pace.hold.total_seconds()
         self._patience = pace.patience.total_seconds()
         self._task: asyncio.Task[Condition] | None = None
@@ -96,8 +89,8 @@ class _Watch:
         if not task.done():
             await asyncio.wait({task}, timeout=max(0.0, self._began + self._patience - loop.time()))
         if not task.done():
-            Context().run(self._tell, self._late, f"no answer within {self._patience:g} seconds")
-            return self._late
+            Context().run(self._tell, _LATE, f"no answer within {self._patience:g} seconds")
+            return _LATE
         return task.result()
 
     async def close(self) -> None:
@@ -137,22 +130,23 @@ class Readiness:
         *,
         store: Store,
         backends: Mapping[str, CABackend],
-        methods: Mapping[str, Authenticator],
+        others: Mapping[str, object],
+        watch: Watch,
         audit_gate: AuditGate,
         pace: ReadinessPace,
     ) -> None:
         self._store = store
         self._backends = backends
-        self._methods = {name: method for name, method in methods.items() if isinstance(method, ReportsHealth)}
+        self._others = others
+        self._calls = watch
         self._ca_patience = pace.ca_patience.total_seconds()
-        watch = partial(_Watch, pace=pace)
+        part = partial(_Watch, pace=pace)
         self._watches = {
-            "store": watch("store", self._write, failed=Condition(text="not writable", hinders=True)),
-            "ca": watch("ca", self._ask_authorities, failed=_UNUSABLE),
-            "audit": watch("audit", audit_gate.require, failed=Condition(text="not available", hinders=True)),
+            "store": part("store", self._write, failed=Condition(text="not writable", hinders=True)),
+            "ca": part("ca", self._ask_authorities, failed=_UNUSABLE),
+            "audit": part("audit", audit_gate.require, failed=Condition(text="not available", hinders=True)),
+            "plugins": part("plugins", self._ask_plugins, failed=_FAILING),
         }
-        if self._methods:
-            self._watches["methods"] = watch("methods", self._ask_methods, failed=_PARTLY_USABLE, late=_PARTLY_USABLE)
 
     async def conditions(self) -> Mapping[str, Condition]:
         """How each part does. Returns within the pace's patience."""
@@ -173,25 +167,30 @@ class Readiness:
         if ill:
             raise _Fault(_UNUSABLE if len(ill) == len(self._backends) else _PARTLY_USABLE, "; ".join(ill))
 
-    async def _ask_methods(self) -> None:
-        """One that is away hinders nobody else: who has a certificate renews with it."""
-        answers = await asyncio.gather(*(self._ask(method) for method in self._methods.values()))
-        ill = [f"{name}: {answer}" for name, answer in zip(self._methods, answers, strict=True) if answer is not None]
-        if ill:
-            raise _Fault(_PARTLY_USABLE, "; ".join(ill))
+    async def _ask_plugins(self) -> None:
+        """What the methods and sinks say of themselves, and whether the last call of any plugin failed.
 
-    async def _ask(self, backend: CABackend | ReportsHealth) -> str | None:
-        if not isinstance(backend, ReportsHealth):
-            return None  # it cannot say, and an enrolment will tell
+        It hinders nothing: the other methods serve on, and what a sink keeps away is the gate's to say.
+        """
+        answers = await asyncio.gather(*(self._ask(other) for other in self._others.values()))
+        ill = [f"{name}: {answer}" for name, answer in zip(self._others, answers, strict=True) if answer is not None]
+        ill += [f"{who}: {what}" for who, what in self._calls.failing.items()]
+        if ill:
+            raise _Fault(_FAILING, "; ".join(ill))
+
+    async def _ask(self, opened: object) -> str | None:
+        if not isinstance(opened, ReportsHealth):
+            return None  # it cannot say, and a request will tell
         try:
             async with asyncio.timeout(self._ca_patience):
-                return await backend.health()
-        except Exception as error:  # noqa: BLE001 - a backend is a plugin, and may raise anything
+                return await opened.health()
+        except Exception as error:  # noqa: BLE001 - it is a plugin's, and may raise anything
             return f"{type(error).__name__}: {error}"
 
 
 _UNUSABLE = Condition(text="not usable", hinders=True)
 _PARTLY_USABLE = Condition(text="partly usable")
+_FAILING = Condition(text="failing")
 
 
 @asynccontextmanager
@@ -200,12 +199,21 @@ async def open_readiness(
     store: Store,
     backends: Mapping[str, CABackend],
     audit_gate: AuditGate,
-    methods: Mapping[str, Authenticator] = MappingProxyType({}),
+    others: Mapping[str, object] | None = None,
+    watch: Watch | None = None,
     pace: ReadinessPace | None = None,
 ) -> AsyncGenerator[Readiness]:
-    """Watch over the parts until the end of the block. Nothing is examined before somebody asks."""
+    """Watch over the parts until the end of the block. Nothing is examined before somebody asks.
+
+    `others` are the opened objects that are no CA, by what the log calls them; `watch` has seen the calls of all.
+    """
     readiness = Readiness(
-        store=store, backends=backends, methods=methods, audit_gate=audit_gate, pace=pace or ReadinessPace()
+        store=store,
+        backends=backends,
+        others=others or {},
+        watch=watch or Watch(),
+        audit_gate=audit_gate,
+        pace=pace or ReadinessPace(),
     )
     try:
         yield readiness

@@ -25,12 +25,14 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import BaseModel
 from structlog.typing import FilteringBoundLogger
 
 from kipuka import plugins as plugin_loading
 from kipuka.administrators import Administrators, BearerTokens, check_own_authorities
 from kipuka.api import (
     AdminRoute,
+    AuditSink,
     Authenticator,
     BackendFault,
     BackendUnavailable,
@@ -54,10 +56,11 @@ from kipuka.audit.chain import seal
 from kipuka.audit.failures import Failures
 from kipuka.audit.gate import AuditGate
 from kipuka.audit.heads import NodeKey, TrustedKeys, load_public_key
-from kipuka.audit.pipeline import Outbox, open_outbox
+from kipuka.audit.pipeline import Outbox, OutboxPace, open_outbox
 from kipuka.audit.signer import HeadSigner, open_signer
 from kipuka.audit.sums import summing
 from kipuka.authentication import Authentication, LabelAuthentication, LateRenewal, records_of
+from kipuka.border import Border, Watch
 from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Unsettled
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
@@ -72,6 +75,7 @@ from kipuka.revocation import Revocations
 from kipuka.store.database import Store, open_store
 from kipuka.store.enrolments import Incarnation
 from kipuka.store.lockouts import StoreLockouts
+from kipuka.vigil import told_when_slow
 from kipuka.x509.generate import GeneratedKey, KeyKind, generate
 from kipuka.x509.names import format_dn
 from kipuka.x509.path import AnchorSet
@@ -89,6 +93,7 @@ __all__ = [
     "needs_of",
     "node_keys",
     "open_admin_store",
+    "open_backend",
     "open_foundation",
     "open_plugin",
     "open_runtime",
@@ -97,6 +102,8 @@ __all__ = [
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+log = structlog.get_logger(__name__)
 
 AUTHENTICATOR_TIMEOUT = timedelta(seconds=15)
 BLOCKING_QUEUE = 256
@@ -251,6 +258,7 @@ class PluginRoute:
     route: AdminRoute
     opened: object
     services: Services
+    plugin: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -378,6 +386,11 @@ async def open_foundation(
 
     Raises `StartupError`.
     """
+    for report in composition.plugins.reports:
+        for problem in report.deprecated:
+            log.warning("plugin_uses_what_is_deprecated", plugin=report.candidate.name, problem=problem)
+    if composition.settings.plugins.trace:
+        _tell_hooks(composition.plugins)
     async with AsyncExitStack() as stack:
         pool = BlockingPool(workers=max(2, os.cpu_count() or 2))
         stack.callback(pool.close)
@@ -387,6 +400,19 @@ async def open_foundation(
         opening = _store(composition, clock=clock, run=born.boot, exclusive=incarnation is None)
         store = await stack.enter_async_context(opening)
         yield Foundation(store=store, pool=pool, keys=KeyWorkshop(pool=key_pool), clock=clock, incarnation=born)
+
+
+def _tell_hooks(plugins: Plugins) -> None:
+    """`[plugins] trace`: the hooks have been called before anybody could know that it is on."""
+    for report in plugins.reports:
+        for call in report.calls:
+            log.info(
+                "plugin_hook",
+                plugin=report.candidate.name,
+                hook=call.hook,
+                records=len(call.returned),
+                milliseconds=round(call.seconds * 1000, 3),
+            )
 
 
 @asynccontextmanager
@@ -407,17 +433,21 @@ async def open_runtime(
     store, pool, clock = foundation.store, foundation.pool, foundation.clock
     async with AsyncExitStack() as stack:
         services = partial(_services, store=store, pool=pool, clock=clock)
+        watch = Watch(trace=settings.plugins.trace)
+        opening = _Opening(stack=stack, composition=composition, services=services, watch=watch)
         opened: dict[str, object] = {}
-        sinks = {
-            item.id: await _open(
-                stack, plugins, item.type, partial(plugins.audit_sinks[item.type].open, item.settings), services
-            )
-            for item in (settings.sinks if feeding != "never" else ())
-        }
+        sinks: dict[str, AuditSink] = {}
+        for item in settings.sinks if feeding != "never" else ():
+            kind = plugins.audit_sinks[item.type]
+            limit = OutboxPace().write_limit
+            _, sinks[item.id] = await opening.open(item.type, kind.open, item.settings, AuditSink, limit, id=item.id)
         backends: dict[str, CABackend] = {}
         for item in settings.cas:
             kind = plugins.ca_backends[item.backend]
-            backends[item.id] = await _open(stack, plugins, item.backend, partial(kind.open, item.settings), services)
+            limit = settings.est.ca_timeout
+            _, backends[item.id] = await opening.open(
+                item.backend, kind.open, item.settings, CABackend, limit, id=item.id
+            )
         administrators = None
         if settings.admin is not None:
             lockouts = services("admin").lockouts(ADMIN_LOCKOUT)
@@ -426,7 +456,9 @@ async def open_runtime(
         methods: dict[str, Authenticator] = {}
         for name, section in settings.authenticators.items():
             kind = plugins.authenticators[name]
-            methods[name] = opened[name] = await _open(stack, plugins, name, partial(kind.open, section), services)
+            opened[name], methods[name] = await opening.open(
+                name, kind.open, section, Authenticator, AUTHENTICATOR_TIMEOUT
+            )
         spenders = {name: method for name, method in methods.items() if isinstance(method, SpendsOnIssue)}
         chain = Authentication(methods, timeout=AUTHENTICATOR_TIMEOUT)
         failures = Failures(store, threshold=settings.audit.flood_threshold)
@@ -453,6 +485,7 @@ async def open_runtime(
                 authentication=doors[name],
                 replay_window=label.replay_window,
                 csr_attributes=csr_attributes(label.profile),
+                plugin=settings.ca(label.ca).backend,
                 operations=frozenset(
                     operation for operation in Operation if label.operations is None or operation in label.operations
                 ),
@@ -486,7 +519,7 @@ async def open_runtime(
             )
         )
         await stack.enter_async_context(summing(failures.sum_up))  # its end has sums that the outbox is to carry
-        recover = recovery(store, spenders=spenders, backends=backends, clock=clock)
+        recover = recovery(store, spenders=spenders, backends=backends, clock=clock, ca_timeout=settings.est.ca_timeout)
         if inherits:
             await recover(foundation.incarnation)
         revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
@@ -499,7 +532,16 @@ async def open_runtime(
         await stack.enter_async_context(open_jobs(store, jobs, holder=holder))
         stack.push_async_callback(enrolment.drain)
         readiness = await stack.enter_async_context(
-            open_readiness(store=store, backends=backends, audit_gate=audit_gate, methods=methods)
+            open_readiness(
+                store=store,
+                backends=backends,
+                audit_gate=audit_gate,
+                others={
+                    **{f"method {name}": method for name, method in methods.items()},
+                    **{f"sink {name}": sink for name, sink in sinks.items()},
+                },
+                watch=watch,
+            )
         )
         yield Runtime(
             settings=settings,
@@ -507,7 +549,7 @@ async def open_runtime(
             enrolment=enrolment,
             labels=labels,
             routes=tuple(
-                PluginRoute(route=route, opened=opened[name], services=services(name))
+                PluginRoute(route=route, opened=opened[name], services=services(name), plugin=name)
                 for name, route in plugins.admin_routes
                 if name in opened
             ),
@@ -539,9 +581,27 @@ async def open_plugin(composition: Composition, name: str) -> AsyncGenerator[tup
             where = f"there is no section [{name}] in {settings.file}, or it is off"
             raise StartupError(f"{where}; write [{name}] to use its commands")
         kind = plugins.authenticators[name]
-        opener = partial(kind.open, settings.authenticators[name])
-        opened = await _open(stack, plugins, name, opener, services)
+        opening = _Opening(stack=stack, composition=composition, services=services, watch=Watch())
+        opened, _ = await opening.open(
+            name, kind.open, settings.authenticators[name], Authenticator, AUTHENTICATOR_TIMEOUT
+        )
         yield opened, services(name)
+
+
+@asynccontextmanager
+async def open_backend(composition: Composition, ca: str, store: Store) -> AsyncGenerator[CABackend, None]:
+    """For the host's own commands: the CA of that id over an open store. Raises `PluginError`."""
+    settings = composition.settings
+    item = settings.ca(ca)
+    kind = composition.plugins.ca_backends[item.backend]
+    async with AsyncExitStack() as stack:
+        pool = BlockingPool(workers=1)
+        stack.callback(pool.close)
+        services = partial(_services, store=store, pool=pool, clock=store.clock)
+        opening = _Opening(stack=stack, composition=composition, services=services, watch=Watch())
+        limit = settings.est.ca_timeout
+        _, backend = await opening.open(item.backend, kind.open, item.settings, CABackend, limit, id=ca)
+        yield backend
 
 
 @asynccontextmanager
@@ -580,19 +640,47 @@ def _services(plugin: str, *, store: Store, pool: BlockingPool, clock: Callable[
     return HostServices(plugin=plugin, store=store, pool=pool, clock=clock, log=log.bind(plugin=plugin))
 
 
-async def _open(
-    stack: AsyncExitStack,
-    plugins: Plugins,
-    name: str,
-    opener: Callable[[Services], Any],
-    services: Callable[[str], Services],
-) -> Any:
-    """Open one object of a plugin; whatever it raises is reported with the plugin's name."""
-    try:
-        return await stack.enter_async_context(opener(services(name)))
-    except Exception as error:
-        fault = plugins.fault(name, stage="open", problem=str(error) or type(error).__name__)
-        raise PluginError([fault]) from error
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opening:
+    """Opens objects of plugins, each within `[plugins] start_timeout`; the stack closes them."""
+
+    stack: AsyncExitStack
+    composition: Composition
+    services: Callable[[str], Services]
+    watch: Watch
+
+    async def open(
+        self,
+        plugin: str,
+        opener: Callable[[Any, Services], Any],
+        settings: BaseModel,
+        role: type,
+        limit: timedelta,
+        *,
+        id: str | None = None,  # noqa: A002 - the key is called id in the file
+    ) -> tuple[Any, Any]:
+        """The object as it is, for the plugin's own routes and commands, and the host's side of its border.
+
+        `limit` is how long a call of it may take. Whatever the opener raises is reported with the plugin's name. Raises `PluginError`.
+        """
+        patience = self.composition.settings.plugins.start_timeout.total_seconds()
+        border = Border(plugin=plugin, watch=self.watch, limit=limit, id=id)
+        scope = asyncio.timeout(patience)
+        owner = self.composition.plugins.owner(plugin)
+        try:
+            # An opener that blocks the event loop is not ended by the time limit either.
+            with told_when_slow(plugin, owner, "being opened"):
+                async with scope:
+                    opened = await self.stack.enter_async_context(opener(settings, self.services(plugin)))
+            return opened, border.around(opened, role)
+        except Exception as error:
+            if scope.expired():
+                problem = f"it was not open after {patience:g} seconds"
+                remedy = "look at what it waits for, give it more with [plugins] start_timeout, or switch it off in [plugins] disabled"
+            else:
+                problem, remedy = str(error) or type(error).__name__, None
+            fault = self.composition.plugins.fault(plugin, stage="open", problem=problem, remedy=remedy)
+            raise PluginError([fault]) from error
 
 
 def _label_authentication(

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import click
+import plugin_api
 from kipuka_auth_otp.events import EVENTS as OTP_EVENTS
 
 from kipuka.api import HOST_EVENTS, AuditEvent
@@ -39,6 +40,11 @@ MARK = re.compile(r"(<!-- begin ([a-z-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL
 def first_sentence(docstring: str | None) -> str:
     text = " ".join((docstring or "").split())
     return text.partition(". ")[0].removesuffix(".")
+
+
+def without_version(docstring: str | None) -> str:
+    """The whole docstring in one line, without the version of the API that brought the name."""
+    return " ".join(re.sub(r"^\s*Since API \S+\.$", "", docstring or "", flags=re.MULTILINE).split())
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -69,9 +75,7 @@ def event_fields(event: type[AuditEvent]) -> str:
 
 
 def events(kinds: Iterable[type[AuditEvent]]) -> Callable[[], str]:
-    rows = [
-        (f"`{kind.name}`", kind.outcome, " ".join((kind.__doc__ or "").split()), event_fields(kind)) for kind in kinds
-    ]
+    rows = [(f"`{kind.name}`", kind.outcome, without_version(kind.__doc__), event_fields(kind)) for kind in kinds]
     return lambda: table(["Event", "Outcome", "What happened", "Data"], rows)
 
 
@@ -119,6 +123,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "host-events": events(HOST_EVENTS),
     "otp-events": events(OTP_EVENTS),
     "commands": commands,
+    "plugin-api": plugin_api.render,
 }
 
 

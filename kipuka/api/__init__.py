@@ -124,6 +124,7 @@ from kipuka.api.settings import (
     Seconds,
     Secret,
     Section,
+    resolve_secret,
 )
 from kipuka.api.storage import (
     ReadTx,
@@ -280,5 +281,6 @@ __all__ = [
     "WorkerStarted",
     "hookimpl",
     "pass_host",
+    "resolve_secret",
     "timestamp",
 ]

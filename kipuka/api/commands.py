@@ -28,7 +28,10 @@ T = TypeVar("T")
 
 @runtime_checkable  # click asks isinstance to find the host
 class CommandHost(Protocol):
-    """The host, as a command of a plugin sees it."""
+    """The host, as a command of a plugin sees it.
+
+    Since API 1.0.
+    """
 
     def run(self, fn: Callable[[Any, Services], Awaitable[T]], /) -> T:
         """Load the configuration, open the store and this plugin's object, and run `fn(opened, services)`.
@@ -40,3 +43,7 @@ class CommandHost(Protocol):
 
 
 pass_host = click.make_pass_decorator(CommandHost)  # type: ignore[type-abstract]
+"""Decorates a command that is given the host as its first argument.
+
+Since API 1.0.
+"""

@@ -73,7 +73,10 @@ __all__ = [
 
 
 class KipukaError(Exception):
-    """The root of everything kipuka raises on purpose."""
+    """The root of everything kipuka raises on purpose.
+
+    Since API 1.0.
+    """
 
 
 class RequestError(KipukaError):
@@ -83,6 +86,8 @@ class RequestError(KipukaError):
     configuration decided, `rule` is the key that an administrator would change (`min_rsa_bits`); the sentence ends with it.
     Whatever must not leave the server goes into `__cause__`. `audited` is set by whoever has recorded an event that tells of it,
     `closes_connection` by whoever knows that nothing more may be asked on the connection (RFC 9266, 4.1).
+
+    Since API 1.0.
     """
 
     reason = "bad_request"
@@ -99,37 +104,55 @@ class RequestError(KipukaError):
 
 
 class MalformedRequest(RequestError):
-    """The body, a header or the query cannot be read."""
+    """The body, a header or the query cannot be read.
+
+    Since API 1.0.
+    """
 
     reason = "malformed_request"
 
 
 class BadCSR(RequestError):
-    """The body is not an acceptable PKCS#10 certification request (RFC 2986)."""
+    """The body is not an acceptable PKCS#10 certification request (RFC 2986).
+
+    Since API 1.0.
+    """
 
     reason = "bad_csr"
 
 
 class ProofOfPossessionFailed(RequestError):
-    """The CSR's signature does not verify, or its channel binding is not this connection's (RFC 7030, 3.4 and 3.5)."""
+    """The CSR's signature does not verify, or its channel binding is not this connection's (RFC 7030, 3.4 and 3.5).
+
+    Since API 1.0.
+    """
 
     reason = "proof_of_possession_failed"
 
 
 class KeyRefused(RequestError):
-    """The public key breaks a rule of the profile or of the server."""
+    """The public key breaks a rule of the profile or of the server.
+
+    Since API 1.0.
+    """
 
     reason = "key_refused"
 
 
 class NameRefused(RequestError):
-    """The CSR asks for a name that the identity or the profile does not allow."""
+    """The CSR asks for a name that the identity or the profile does not allow.
+
+    Since API 1.0.
+    """
 
     reason = "name_refused"
 
 
 class IdentityMismatch(RequestError):
-    """A re-enrolment whose names or CA are not those of the client certificate (RFC 7030, 4.2.2)."""
+    """A re-enrolment whose names or CA are not those of the client certificate (RFC 7030, 4.2.2).
+
+    Since API 1.0.
+    """
 
     reason = "identity_mismatch"
 
@@ -139,6 +162,8 @@ class NotAuthenticated(RequestError):
 
     `challenges` are complete `WWW-Authenticate` values, in the order to send them. An empty `detail` means an empty
     body: the client presented nothing at all.
+
+    Since API 1.0.
     """
 
     reason = "not_authenticated"
@@ -149,19 +174,28 @@ class NotAuthenticated(RequestError):
 
 
 class CertificateRequired(RequestError):
-    """Only a good client certificate would do here."""
+    """Only a good client certificate would do here.
+
+    Since API 1.0.
+    """
 
     reason = "certificate_required"
 
 
 class NotPermitted(RequestError):
-    """The client is known, but this is not for it."""
+    """The client is known, but this is not for it.
+
+    Since API 1.0.
+    """
 
     reason = "not_permitted"
 
 
 class LockedOut(RequestError):
-    """Too many failures from this address; try again after `retry_after`."""
+    """Too many failures from this address; try again after `retry_after`.
+
+    Since API 1.0.
+    """
 
     reason = "locked_out"
 
@@ -171,7 +205,10 @@ class LockedOut(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """Too many requests from this address; try again after `retry_after`. Audited in sums, never one by one."""
+    """Too many requests from this address; try again after `retry_after`. Audited in sums, never one by one.
+
+    Since API 1.0.
+    """
 
     reason = "too_many_requests"
     audited = True
@@ -182,13 +219,19 @@ class TooManyRequests(RequestError):
 
 
 class UnknownResource(RequestError):
-    """There is no such label, operation, certificate, token or page."""
+    """There is no such label, operation, certificate, token or page.
+
+    Since API 1.0.
+    """
 
     reason = "unknown_resource"
 
 
 class MethodNotAllowed(RequestError):
-    """The resource exists; `allowed` are the methods it has."""
+    """The resource exists; `allowed` are the methods it has.
+
+    Since API 1.0.
+    """
 
     reason = "method_not_allowed"
 
@@ -198,33 +241,51 @@ class MethodNotAllowed(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The content type or the content encoding is not one this resource takes."""
+    """The content type or the content encoding is not one this resource takes.
+
+    Since API 1.0.
+    """
 
     reason = "unsupported_media_type"
 
 
 class RequestTooLarge(RequestError):
-    """The body is larger than `[server] max_body_size`."""
+    """The body is larger than `[server] max_body_size`.
+
+    Since API 1.0.
+    """
 
     reason = "request_too_large"
 
 
 class CrossSiteRequest(RequestError):
-    """A browser sent this on behalf of a foreign page."""
+    """A browser sent this on behalf of a foreign page.
+
+    Since API 1.0.
+    """
 
     reason = "cross_site_request"
 
 
 class Conflict(RequestError):
-    """The request contradicts what is there already."""
+    """The request contradicts what is there already.
+
+    Since API 1.0.
+    """
 
     reason = "conflict"
 
 
 class BackendError(KipukaError):
-    """The server cannot do it now. `detail` is safe to send; the cause stays in log and audit. `audited` as above."""
+    """The server cannot do it now. `detail` is safe to send; the cause stays in log and audit. `audited` as above.
+
+    `plugin` is set by the host, for the audit event: whose call came to this.
+
+    Since API 1.0.
+    """
 
     reason = "backend_error"
+    plugin: str | None = None
     audited = False
     closes_connection = False
 
@@ -239,30 +300,45 @@ class BackendError(KipukaError):
 
 
 class BackendUnavailable(BackendError):
-    """A CA, the store or a queue is away, full or too slow; trying again after `retry_after` may help."""
+    """A CA, the store or a queue is away, full or too slow; trying again after `retry_after` may help.
+
+    Since API 1.0.
+    """
 
     reason = "backend_unavailable"
 
 
 class AuditUnavailable(BackendError):
-    """An audit sink with `on_failure = "block"` has not taken its events for a while; nothing is issued or changed until it has."""
+    """An audit sink with `on_failure = "block"` has not taken its events for a while; nothing is issued or changed until it has.
+
+    Since API 1.0.
+    """
 
     reason = "audit_unavailable"
 
 
 class BackendFault(BackendError):
-    """A plugin broke its contract (raised what it may not, or returned what does not fit)."""
+    """A plugin broke its contract (raised what it may not, or returned what does not fit).
+
+    Since API 1.0.
+    """
 
     reason = "backend_fault"
 
 
 class StartupError(KipukaError):
-    """The server cannot start as it is configured. The text is for the administrator."""
+    """The server cannot start as it is configured. The text is for the administrator.
+
+    Since API 1.0.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigProblem:
-    """One mistake in the configuration: where it stands, what is wrong, what to write instead."""
+    """One mistake in the configuration: where it stands, what is wrong, what to write instead.
+
+    Since API 1.0.
+    """
 
     file: str
     key: str  # dotted, for instance "otp.token_length"; "" for the file as a whole
@@ -275,7 +351,10 @@ class ConfigProblem:
 
 
 class ConfigError(StartupError):
-    """Everything that is wrong with the configuration, all at once."""
+    """Everything that is wrong with the configuration, all at once.
+
+    Since API 1.0.
+    """
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -284,7 +363,10 @@ class ConfigError(StartupError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PluginFault:
-    """One plugin that cannot be used: who, at which stage, why, and what the administrator can do."""
+    """One plugin that cannot be used: who, at which stage, why, and what the administrator can do.
+
+    Since API 1.0.
+    """
 
     plugin: str  # the entry point's name
     distribution: str  # "" when no installed distribution has the plugin
@@ -299,7 +381,10 @@ class PluginFault:
 
 
 class PluginError(StartupError):
-    """Everything that is wrong with the plugins, all at once."""
+    """Everything that is wrong with the plugins, all at once.
+
+    Since API 1.0.
+    """
 
     def __init__(self, faults: Sequence[PluginFault]) -> None:
         super().__init__("\n".join(str(fault) for fault in faults))
@@ -307,8 +392,14 @@ class PluginError(StartupError):
 
 
 class SchemaError(StartupError):
-    """The database's schema is older or newer than this version needs; the text names the command to run."""
+    """The database's schema is older or newer than this version needs; the text names the command to run.
+
+    Since API 1.0.
+    """
 
 
 class AlreadyRunning(StartupError):
-    """Another kipuka server with the same node name works on the same store."""
+    """Another kipuka server with the same node name works on the same store.
+
+    Since API 1.0.
+    """

@@ -63,14 +63,25 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+"""The version of the form of a line of the audit log.
+
+Since API 1.0.
+"""
 
 Outcome = Literal["success", "failure", "unknown"]
+"""How what an event tells of has ended.
+
+Since API 1.0.
+"""
 
 
 class AuditEvent(BaseModel):
-    """The base of every audit event. A subclass sets `name` and `outcome` and declares its fields."""
+    """The base of every audit event. A subclass sets `name` and `outcome` and declares its fields.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Since API 1.0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
     name: ClassVar[str]
     outcome: ClassVar[Outcome]
@@ -82,6 +93,8 @@ class AuditRecord:
 
     `line` is the canonical JSON (RFC 8785) over which, with `previous_hash` inside, `hash` is the hexadecimal SHA-256
     (RULES I1). A sink that writes JSON adds the hash: `to_json()`.
+
+    Since API 1.0.
     """
 
     node: str
@@ -119,7 +132,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class ServerStarted(AuditEvent):
-    """The server takes connections."""
+    """The server takes connections.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "server_started"
     outcome: ClassVar[Outcome] = "success"
@@ -130,7 +146,10 @@ class ServerStarted(AuditEvent):
 
 
 class ServerStopped(AuditEvent):
-    """The server has answered its last request."""
+    """The server has answered its last request.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "server_stopped"
     outcome: ClassVar[Outcome] = "success"
@@ -138,7 +157,10 @@ class ServerStopped(AuditEvent):
 
 
 class WorkerStarted(AuditEvent):
-    """A worker process is about to take connections; `replaces` is the process whose place it takes."""
+    """A worker process is about to take connections; `replaces` is the process whose place it takes.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "worker_started"
     outcome: ClassVar[Outcome] = "success"
@@ -148,7 +170,10 @@ class WorkerStarted(AuditEvent):
 
 
 class WorkerDied(AuditEvent):
-    """A worker process ended although it should not have; another one takes its place."""
+    """A worker process ended although it should not have; another one takes its place.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "worker_died"
     outcome: ClassVar[Outcome] = "failure"
@@ -162,6 +187,8 @@ class ConfigurationLoaded(AuditEvent):
 
     `permissive` names the settings in it that `kipuka check` warns about, `restart_needed` those whose new values wait for
     a restart.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "configuration_loaded"
@@ -174,7 +201,10 @@ class ConfigurationLoaded(AuditEvent):
 
 
 class ConfigurationRefused(AuditEvent):
-    """A reload was asked for and refused: everything goes on as before. `problems` say why, and hold no value."""
+    """A reload was asked for and refused: everything goes on as before. `problems` say why, and hold no value.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "configuration_refused"
     outcome: ClassVar[Outcome] = "failure"
@@ -183,7 +213,10 @@ class ConfigurationRefused(AuditEvent):
 
 
 class HandshakeFailed(AuditEvent):
-    """A TLS handshake did not come to an end. Of many of one address and minute the later ones are one event: `count` of them."""
+    """A TLS handshake did not come to an end. Of many of one address and minute the later ones are one event: `count` of them.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "handshake_failed"
     outcome: ClassVar[Outcome] = "failure"
@@ -196,6 +229,8 @@ class LimitReached(AuditEvent):
     """An address came up against a limit of `[server]`, `count` times within a minute; null: many addresses together.
 
     `limit` is the setting's name, or `displaced`: connections without a request that were closed to make room.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "limit_reached"
@@ -206,7 +241,11 @@ class LimitReached(AuditEvent):
 
 
 class RequestRejected(AuditEvent):
-    """A request was refused before anybody was authenticated: malformed, too large, not a resource."""
+    """A request was refused before anybody was authenticated: malformed, too large, not a resource. `plugin` is the one whose call
+    failed, null where none did.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "request_rejected"
     outcome: ClassVar[Outcome] = "failure"
@@ -214,11 +253,14 @@ class RequestRejected(AuditEvent):
     path: str
     status: int
     reason: str
+    plugin: str | None = None
 
 
 class AuthenticationSucceeded(AuditEvent):
     """An authenticator recognised the client. `expired_at`: since when its certificate has been expired, where that still renews.
     `also` has the other proofs, as `method:name`, where several are required together.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "authentication_succeeded"
@@ -232,7 +274,10 @@ class AuthenticationSucceeded(AuditEvent):
 
 
 class AuthenticationFailed(AuditEvent):
-    """An authenticator refused what the client presented."""
+    """An authenticator refused what the client presented.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "authentication_failed"
     outcome: ClassVar[Outcome] = "failure"
@@ -251,6 +296,8 @@ class FailuresSummed(AuditEvent):
     `failure` is the event that each would have been: `authentication_failed` (`method` and `kind` are its own), `admin_denied` or
     `request_rejected` (`status` is). `address` may be an IPv6 network; null: other addresses, many of them together. The first of
     those that are summed came at `first_at`, the last at `last_at`.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "failures_summed"
@@ -267,7 +314,10 @@ class FailuresSummed(AuditEvent):
 
 
 class LockedOutAddress(AuditEvent):
-    """An address exceeded its failures and is locked until `until`."""
+    """An address exceeded its failures and is locked until `until`.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "locked_out"
     outcome: ClassVar[Outcome] = "failure"
@@ -278,7 +328,10 @@ class LockedOutAddress(AuditEvent):
 
 
 class LockoutReleased(AuditEvent):
-    """An administrator released a lock-out."""
+    """An administrator released a lock-out.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "lockout_released"
     outcome: ClassVar[Outcome] = "success"
@@ -287,7 +340,10 @@ class LockoutReleased(AuditEvent):
 
 
 class LockoutsListed(AuditEvent):
-    """An administrator looked at the lock-outs."""
+    """An administrator looked at the lock-outs.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "lockouts_listed"
     outcome: ClassVar[Outcome] = "success"
@@ -297,6 +353,8 @@ class LockoutsListed(AuditEvent):
 class CertificateRequested(AuditEvent):
     """An authenticated client asked for a certificate. `request_sha256` is over the CSR without challenge attributes. `on_behalf_of` are the names
     that a registration authority asks for, where it does not ask for its own.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "certificate_requested"
@@ -318,6 +376,8 @@ class CertificateIssued(AuditEvent):
     Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
     `cms` where it was encrypted besides, to the certificate with the SHA-256 fingerprint `key_recipient`. `on_behalf_of` is as in
     `certificate_requested`. `renamed_from` are the names of the renewed certificate, where this one has others.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "certificate_issued"
@@ -346,6 +406,8 @@ class CertificateReplayed(AuditEvent):
     """A request that was answered before came again, and got the certificate that it had got then: nothing was issued or spent.
 
     `enrolment` is this request; `first` is the one whose certificate it is, which was issued at `issued_at`.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "certificate_replayed"
@@ -364,7 +426,10 @@ class CertificateReplayed(AuditEvent):
 
 
 class CertificatePending(AuditEvent):
-    """The CA will decide later."""
+    """The CA will decide later.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "certificate_pending"
     outcome: ClassVar[Outcome] = "unknown"
@@ -377,6 +442,8 @@ class CertificateRefused(AuditEvent):
     """An authenticated request was refused: names, key, proof of possession, policy.
 
     `rule` is the key of the profile that refused it, where one did.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "certificate_refused"
@@ -391,7 +458,11 @@ class CertificateRefused(AuditEvent):
 
 
 class EnrolmentFailed(AuditEvent):
-    """The server or its CA could not issue. With outcome unknown in `reason` the claim stays held until it is known."""
+    """The server or its CA could not issue. With outcome unknown in `reason` the claim stays held until it is known. `plugin` is the
+    one whose call failed, null where none did.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "enrolment_failed"
     outcome: ClassVar[Outcome] = "failure"
@@ -399,10 +470,14 @@ class EnrolmentFailed(AuditEvent):
     ca: str
     reason: str
     detail: str
+    plugin: str | None = None
 
 
 class EnrolmentRecovered(AuditEvent):
-    """After a crash: a reservation that nobody works on any more was settled."""
+    """After a crash: a reservation that nobody works on any more was settled.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "enrolment_recovered"
     outcome: ClassVar[Outcome] = "success"
@@ -411,7 +486,10 @@ class EnrolmentRecovered(AuditEvent):
 
 
 class CertificateRevoked(AuditEvent):
-    """A certificate was revoked, put on hold (reason `certificateHold`), or is revoked for another reason than before."""
+    """A certificate was revoked, put on hold (reason `certificateHold`), or is revoked for another reason than before.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "certificate_revoked"
     outcome: ClassVar[Outcome] = "success"
@@ -426,7 +504,10 @@ class CertificateRevoked(AuditEvent):
 
 
 class CertificateHoldLifted(AuditEvent):
-    """A certificate that was on hold is valid again."""
+    """A certificate that was on hold is valid again.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "certificate_hold_lifted"
     outcome: ClassVar[Outcome] = "success"
@@ -452,7 +533,10 @@ class NameChangeApproved(AuditEvent):
 
 
 class RevocationTold(AuditEvent):
-    """The certification authority has taken note of a revocation, or of the end of a hold (`removeFromCRL`)."""
+    """The certification authority has taken note of a revocation, or of the end of a hold (`removeFromCRL`).
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "revocation_told"
     outcome: ClassVar[Outcome] = "success"
@@ -463,7 +547,10 @@ class RevocationTold(AuditEvent):
 
 
 class RevocationNotTold(AuditEvent):
-    """The certification authority could not be told of a revocation that holds here; the server goes on trying."""
+    """The certification authority could not be told of a revocation that holds here; the server goes on trying.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "revocation_not_told"
     outcome: ClassVar[Outcome] = "failure"
@@ -479,6 +566,8 @@ class AdminAccess(AuditEvent):
 
     `proofs` has the name that each accepted proof stands for ("certificate:CN=alice", "bearer:inventory system"), `refused` a
     method and a reason for each that was presented beside them and is not good ("certificate:unknown_authority").
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "admin_access"
@@ -494,6 +583,8 @@ class AdminDenied(AuditEvent):
     """A request to the admin interface that was refused; `status` is the answer's, `reason` why.
 
     `refused` has a method and a reason for each proof of identity that was presented and is not good.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "admin_denied"
@@ -506,7 +597,10 @@ class AdminDenied(AuditEvent):
 
 
 class AdminTokenCreated(AuditEvent):
-    """A bearer token was made."""
+    """A bearer token was made.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "admin_token_created"
     outcome: ClassVar[Outcome] = "success"
@@ -515,7 +609,10 @@ class AdminTokenCreated(AuditEvent):
 
 
 class AdminTokenRevoked(AuditEvent):
-    """A bearer token was revoked."""
+    """A bearer token was revoked.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "admin_token_revoked"
     outcome: ClassVar[Outcome] = "success"
@@ -523,7 +620,10 @@ class AdminTokenRevoked(AuditEvent):
 
 
 class CACreated(AuditEvent):
-    """`kipuka ca create` made a certification authority."""
+    """`kipuka ca create` made a certification authority.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "ca_created"
     outcome: ClassVar[Outcome] = "success"
@@ -536,6 +636,8 @@ class AuditHeadSigned(AuditEvent):
     """The node's key signed how far its chain went: to the event `covered_sequence`, whose hash is `covered_hash`.
 
     `key` is the SHA-256 of the key's SubjectPublicKeyInfo, `signature` is Ed25519 in base64.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "audit_head_signed"
@@ -548,7 +650,10 @@ class AuditHeadSigned(AuditEvent):
 
 
 class AuditChainBroken(AuditEvent):
-    """The node's chain is not what its key signed last: from `sequence` on somebody changed it. No head is signed any more."""
+    """The node's chain is not what its key signed last: from `sequence` on somebody changed it. No head is signed any more.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "audit_chain_broken"
     outcome: ClassVar[Outcome] = "failure"
@@ -560,6 +665,8 @@ class AuditPruned(AuditEvent):
     """`kipuka audit prune` removed the node's events up to `pruned_sequence`, whose hash was `pruned_hash`; `count` of them in all so far.
 
     `key` and `signature` as in `audit_head_signed`.
+
+    Since API 1.0.
     """
 
     name: ClassVar[str] = "audit_pruned"
@@ -573,7 +680,10 @@ class AuditPruned(AuditEvent):
 
 
 class DatabaseMigrated(AuditEvent):
-    """`kipuka db migrate-to` moved all rows of an SQLite database (`source`) to the PostgreSQL database that this event is in; `rows` by table."""
+    """`kipuka db migrate-to` moved all rows of an SQLite database (`source`) to the PostgreSQL database that this event is in; `rows` by table.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "database_migrated"
     outcome: ClassVar[Outcome] = "success"
@@ -619,3 +729,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     AuditPruned,
     DatabaseMigrated,
 )
+"""The events that the host itself records.
+
+Since API 1.0.
+"""

@@ -28,38 +28,69 @@ __all__ = [
 
 API_VERSION = "1.0"
 """The version of this contract, major and minor. A plugin's module states the one it was written for, `KIPUKA_API = "1.0"`, and
-runs on every kipuka of the same major version that is not older."""
+runs on every kipuka of the same major version that is not older.
+
+Since API 1.0.
+"""
 
 ENTRY_POINT_GROUP = "kipuka.plugins"
-"""The group of entry points in which kipuka looks for plugins."""
+"""The group of entry points in which kipuka looks for plugins.
+
+Since API 1.0.
+"""
 
 hookspec = pluggy.HookspecMarker("kipuka")
 hookimpl = pluggy.HookimplMarker("kipuka")
+"""Marks a function of a plugin's module as the hook of its name.
+
+Since API 1.0.
+"""
 
 
 class HookSpecs:
-    """What a plugin module may implement; each hook is optional."""
+    """What a plugin module may implement; each hook is optional.
+
+    Since API 1.0.
+    """
 
     @hookspec
     def kipuka_authenticators(self) -> list[AuthenticatorKind[Any]]:  # type: ignore[empty-body]
-        """Methods of proving identity."""
+        """Methods of proving identity.
+
+        Since API 1.0.
+        """
 
     @hookspec
     def kipuka_ca_backends(self) -> list[CABackendKind[Any]]:  # type: ignore[empty-body]
-        """Ways to sign certificates."""
+        """Ways to sign certificates.
+
+        Since API 1.0.
+        """
 
     @hookspec
     def kipuka_audit_sinks(self) -> list[AuditSinkKind[Any]]:  # type: ignore[empty-body]
-        """Places audit records go to."""
+        """Places audit records go to.
+
+        Since API 1.0.
+        """
 
     @hookspec
     def kipuka_storage(self) -> list[Storage]:  # type: ignore[empty-body]
-        """The plugin's own tables and their migrations."""
+        """The plugin's own tables and their migrations.
+
+        Since API 1.0.
+        """
 
     @hookspec
     def kipuka_admin_routes(self) -> list[AdminRoute]:  # type: ignore[empty-body]
-        """Routes under /admin."""
+        """Routes under /admin.
+
+        Since API 1.0.
+        """
 
     @hookspec
     def kipuka_commands(self) -> list[click.Command]:  # type: ignore[empty-body]
-        """Commands under `kipuka <entry point's name>`."""
+        """Commands under `kipuka <entry point's name>`.
+
+        Since API 1.0.
+        """

@@ -38,7 +38,10 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What a kind's `check` found: an error stops the start, a warning is printed by `kipuka check` and audited at start."""
+    """What a kind's `check` found: an error stops the start, a warning is printed by `kipuka check` and audited at start.
+
+    Since API 1.0.
+    """
 
     severity: Literal["error", "warning"]
     key: str  # relative to the kind's own section, for instance "token_length"; "" for the section
@@ -54,6 +57,8 @@ class Needs:
     largest of what its methods need, unless `[server] max_header_size` is written. `server_end_point`: the key of its section that
     asks for `Connection.tls_server_end_point`, which some server certificates do not have: with one of these the start is
     refused.
+
+    Since API 1.0.
     """
 
     header_size: int = 0
@@ -62,7 +67,10 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockoutPolicy:
-    """When an address is locked (RULES C4): more than `max_failures` within `window` lock it for `duration`."""
+    """When an address is locked (RULES C4): more than `max_failures` within `window` lock it for `duration`.
+
+    Since API 1.0.
+    """
 
     max_failures: int
     window: timedelta
@@ -70,7 +78,10 @@ class LockoutPolicy:
 
 
 class Lockouts(Protocol):
-    """One count of failures per client address (IPv6: per /64), kept in the store and shared by all workers and nodes."""
+    """One count of failures per client address (IPv6: per /64), kept in the store and shared by all workers and nodes.
+
+    Since API 1.0.
+    """
 
     async def check(self, address: str, /) -> Denied | None:
         """A ready denial of kind LOCKED while the address is locked."""
@@ -82,7 +93,10 @@ class Lockouts(Protocol):
 
 
 class Services(Protocol):
-    """What the host lends to an opened object."""
+    """What the host lends to an opened object.
+
+    Since API 1.0.
+    """
 
     @property
     def clock(self) -> Callable[[], datetime]:
@@ -123,6 +137,8 @@ class AuthenticatorKind(Generic[ConfigT]):
 
     `scheme` is that of the Authorization field it reads, in lower case; None for a method that reads none. Where two methods of one
     scheme are on at the same path, `kipuka check` warns: each is shown what was meant for the other.
+
+    Since API 1.0.
     """
 
     name: str
@@ -141,6 +157,8 @@ class CABackendKind(Generic[ConfigT]):
 
     `remote` says that an order may have been taken although no answer came back: the host then makes a reservation
     before it asks, and does not give it back while the outcome is unknown.
+
+    Since API 1.0.
     """
 
     name: str
@@ -156,6 +174,8 @@ class CABackendKind(Generic[ConfigT]):
 class AuditSinkKind(Generic[ConfigT]):
     """A place audit records go to. `name` is the entry point's name and the `type` of an [[audit.sink]] item; `config`
     validates the item's keys other than `type`.
+
+    Since API 1.0.
     """
 
     name: str

@@ -37,7 +37,10 @@ __all__ = [
 
 
 class Authenticator(Protocol):
-    """Decides who sent a request from what the request presents."""
+    """Decides who sent a request from what the request presents.
+
+    Since API 1.0.
+    """
 
     @property
     def challenge(self) -> str | None:
@@ -50,7 +53,10 @@ class Authenticator(Protocol):
 
 
 class CABackend(Protocol):
-    """Signs certificates."""
+    """Signs certificates.
+
+    Since API 1.0.
+    """
 
     async def ca_certificates(self) -> CertificateChain:
         """The issuing certificate and its chain up to the root, as /cacerts shows it."""
@@ -64,7 +70,10 @@ class CABackend(Protocol):
 
 
 class AuditSink(Protocol):
-    """Takes audit records somewhere else. Fed from the durable store, at least once, in order."""
+    """Takes audit records somewhere else. Fed from the durable store, at least once, in order.
+
+    Since API 1.0.
+    """
 
     async def write(self, records: Sequence[AuditRecord], /) -> None:
         """Return when the records are safe there; raise when they are not, and they come again."""
@@ -77,6 +86,8 @@ class SpendsOnIssue(Protocol):
 
     The functions are synchronous and replayable and run inside the host's transactions, on any node, also after a
     crash. `ref` is that of the `Claim`. They touch the plugin's own tables only.
+
+    Since API 1.0.
     """
 
     def reserve(self, tx: Tx, ref: str, /) -> Denied | None:
@@ -97,6 +108,8 @@ class CountsFailures(Protocol):
     """An authenticator that counts failures, among them credentials that are used up (`Denied.spent`).
 
     `authenticate` does not count those: it cannot know whether the host has an answer to give again. Other failures it counts itself.
+
+    Since API 1.0.
     """
 
     async def count_failure(self, denied: Denied, credentials: Credentials, /) -> Denied:
@@ -108,7 +121,10 @@ class CountsFailures(Protocol):
 
 @runtime_checkable
 class CollectsPending(Protocol):
-    """A CA backend that can be asked again for what it promised."""
+    """A CA backend that can be asked again for what it promised.
+
+    Since API 1.0.
+    """
 
     async def collect(self, ref: str, /) -> Issued | Pending:
         """What became of the request with the CA's reference `ref`. Raises `BackendUnavailable` when that
@@ -119,7 +135,10 @@ class CollectsPending(Protocol):
 
 @runtime_checkable
 class FindsOrders(Protocol):
-    """A CA backend that can tell what became of an order whose answer was lost."""
+    """A CA backend that can tell what became of an order whose answer was lost.
+
+    Since API 1.0.
+    """
 
     async def find(self, order_id: str, /) -> Issued | Pending | None:
         """The outcome of that order, or None when the CA is certain that it never took it."""
@@ -128,7 +147,10 @@ class FindsOrders(Protocol):
 
 @runtime_checkable
 class RevokesCertificates(Protocol):
-    """A CA backend that can take a certificate back."""
+    """A CA backend that can take a certificate back.
+
+    Since API 1.0.
+    """
 
     async def revoke(self, certificate: x509.Certificate, reason: x509.ReasonFlags, /) -> None:
         """Revoke it at the CA; `remove_from_crl` ends a hold. Raises `BackendUnavailable` when that is not certain.
@@ -141,7 +163,10 @@ class RevokesCertificates(Protocol):
 
 @runtime_checkable
 class ReportsHealth(Protocol):
-    """Any opened object that can say whether it works at the moment."""
+    """Any opened object that can say whether it works at the moment.
+
+    Since API 1.0.
+    """
 
     async def health(self) -> str | None:
         """None when all is well, else one sentence for the operator."""
@@ -150,7 +175,10 @@ class ReportsHealth(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CAPlan:
-    """What `kipuka ca create` asks a backend to make: a root, and an issuing CA under it."""
+    """What `kipuka ca create` asks a backend to make: a root, and an issuing CA under it.
+
+    Since API 1.0.
+    """
 
     id: str
     directory: Path
@@ -165,7 +193,10 @@ class CAPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedCA:
-    """A new CA: its chain, the keys of its [[ca]] item (paths as written), and what was made where."""
+    """A new CA: its chain, the keys of its [[ca]] item (paths as written), and what was made where.
+
+    Since API 1.0.
+    """
 
     chain: CertificateChain
     settings: Mapping[str, str]
@@ -173,7 +204,10 @@ class CreatedCA:
 
 
 class CreatesCA(Protocol):
-    """A CA kind that can make a new authority. It is part of the kind, since nothing can be opened before it exists."""
+    """A CA kind that can make a new authority. It is part of the kind, since nothing can be opened before it exists.
+
+    Since API 1.0.
+    """
 
     def create(self, plan: CAPlan, /) -> CreatedCA:
         """Make it. Raises FileExistsError rather than overwrite anything."""

@@ -24,6 +24,8 @@ class AdminRequest:
 
     `body` is an instance of the route's body model (None where it has none), `query` of its query model; `path` has the
     values of the path's `{names}`.
+
+    Since API 1.0.
     """
 
     administrator: str
@@ -35,7 +37,10 @@ class AdminRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdminReply:
-    """What a handler answers: a model (None: no content), and headers such as Location."""
+    """What a handler answers: a model (None: no content), and headers such as Location.
+
+    Since API 1.0.
+    """
 
     body: BaseModel | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -47,6 +52,8 @@ class AdminRoute:
 
     `handler(opened, request)` is given the object that the opener of the plugin's kind yielded; it raises
     `kipuka.api.errors.RequestError` for what the caller can mend. `role` is "admin" (RULES K8).
+
+    Since API 1.0.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]

@@ -16,7 +16,10 @@ __all__ = ["ConfigPath", "Seconds", "Secret", "Section", "resolve_secret"]
 
 
 class Section(BaseModel):
-    """The base of every section's model: frozen, unknown keys refused, every field described."""
+    """The base of every section's model: frozen, unknown keys refused, every field described.
+
+    Since API 1.0.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
@@ -41,7 +44,10 @@ def _resolve_path(value: object, info: ValidationInfo) -> object:
 
 
 def resolve_secret(value: object, info: ValidationInfo) -> object:
-    """The text that `file:PATH` or `env:NAME` stands for; anything else as it is (RULES K6). For pydantic's `BeforeValidator`."""
+    """The text that `file:PATH` or `env:NAME` stands for; anything else as it is (RULES K6). For pydantic's `BeforeValidator`.
+
+    Since API 1.0.
+    """
     if not isinstance(value, str):
         return value
     if value.startswith("env:"):
@@ -75,12 +81,21 @@ def _to_duration(value: object) -> object:
 
 
 ConfigPath = Annotated[Path, BeforeValidator(_resolve_path)]
-"""A path; a relative one is relative to the configuration file (RULES K6)."""
+"""A path; a relative one is relative to the configuration file (RULES K6).
+
+Since API 1.0.
+"""
 
 Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
-"""A secret value, written out, or as `file:PATH` or `env:NAME` (RULES K6). Never shown by repr or dumps."""
+"""A secret value, written out, or as `file:PATH` or `env:NAME` (RULES K6). Never shown by repr or dumps.
+
+Since API 1.0.
+"""
 
 Seconds = Annotated[
     timedelta, BeforeValidator(_to_duration), PlainSerializer(lambda d: d.total_seconds(), return_type=float)
 ]
-"""A duration, written as a number of seconds."""
+"""A duration, written as a number of seconds.
+
+Since API 1.0.
+"""

@@ -77,6 +77,8 @@ class Storage:
 
     `metadata` describes the tables as the newest script leaves them; `kipuka db upgrade` refuses a plugin where names of tables or
     columns differ, or whose scripts touch a table outside its prefix.
+
+    Since API 1.0.
     """
 
     prefix: str
@@ -88,6 +90,8 @@ def timestamp(moment: datetime) -> str:
     """The form in which times are stored and compared: UTC, ISO 8601, microseconds, trailing Z.
 
     Text of one width sorts as the times do, on SQLite and PostgreSQL alike.
+
+    Since API 1.0.
     """
     if moment.tzinfo is None:
         msg = "a time without a time zone cannot be stored"
@@ -98,7 +102,10 @@ def timestamp(moment: datetime) -> str:
 
 
 class ReadTx(Protocol):
-    """A read-only view of the database, for functions given to `Services.read`."""
+    """A read-only view of the database, for functions given to `Services.read`.
+
+    Since API 1.0.
+    """
 
     @property
     def now(self) -> datetime:
@@ -113,7 +120,10 @@ class ReadTx(Protocol):
 
 
 class Tx(ReadTx, Protocol):
-    """A transaction of the writer."""
+    """A transaction of the writer.
+
+    Since API 1.0.
+    """
 
     @property
     def node(self) -> str:

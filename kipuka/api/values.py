@@ -37,7 +37,10 @@ __all__ = [
 
 
 class Operation(StrEnum):
-    """An EST operation, named as the last segment of its path (RFC 7030, 3.2.2)."""
+    """An EST operation, named as the last segment of its path (RFC 7030, 3.2.2).
+
+    Since API 1.0.
+    """
 
     CACERTS = "cacerts"
     CSRATTRS = "csrattrs"
@@ -52,6 +55,8 @@ class PresentedCertificate:
     """What the peer sent in its TLS Certificate message, not yet judged.
 
     `leaf` is None where the certificate cannot be parsed; `error` then says why.
+
+    Since API 1.0.
     """
 
     leaf: x509.Certificate | None
@@ -65,6 +70,8 @@ class Connection:
 
     Channel bindings are raw bytes: `tls_unique` (RFC 5929, TLS 1.2 with extended master secret only), `tls_exporter`
     (RFC 9266, TLS 1.3 only), `tls_server_end_point` (RFC 5929; None where it is undefined for the server certificate).
+
+    Since API 1.0.
     """
 
     id: str
@@ -82,7 +89,10 @@ class Connection:
 
 
 class CertificateProblem(StrEnum):
-    """Why a client certificate is not good; each value is the exact text that a client is told (RULES B3)."""
+    """Why a client certificate is not good; each value is the exact text that a client is told (RULES B3).
+
+    Since API 1.0.
+    """
 
     UNKNOWN_AUTHORITY = "certificate signed by unknown authority"
     EXPIRED = "client certificate expired"
@@ -96,6 +106,8 @@ class ClientCertificate:
     """A client certificate with the host's verdict for the purpose of this request (RULES A, B).
 
     Good exactly when `problem` is None. `reason` is the audit word for what is wrong, for instance `leaf_signature_md5`.
+
+    Since API 1.0.
     """
 
     certificate: x509.Certificate | None
@@ -108,7 +120,10 @@ class ClientCertificate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Authorization:
-    """The request's one Authorization field: the scheme in lower case, and the rest, which is secret."""
+    """The request's one Authorization field: the scheme in lower case, and the rest, which is secret.
+
+    Since API 1.0.
+    """
 
     scheme: str
     parameters: str = field(repr=False)
@@ -116,7 +131,10 @@ class Authorization:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
-    """All that a request presents to prove who sent it."""
+    """All that a request presents to prove who sent it.
+
+    Since API 1.0.
+    """
 
     connection: Connection
     operation: Operation
@@ -132,6 +150,8 @@ class Identity:
     `subject`, where it is set, replaces the CSR's subject under `names = "identity"`. `permitted_names` are the
     subject alternative names that this identity may have; `host_name`, where it is set, is one more DNS name it may have,
     as it stands or followed by one of the profile's `san_domains`.
+
+    Since API 1.0.
     """
 
     method: str  # the authenticator's kind name
@@ -146,6 +166,8 @@ class Claim:
     """What must be spent when a certificate is issued: a value, so that it survives the process.
 
     The host stores it with the reservation and gives `ref` to the `SpendsOnIssue` functions of the plugin.
+
+    Since API 1.0.
     """
 
     plugin: str  # the authenticator's kind name
@@ -153,7 +175,10 @@ class Claim:
 
 
 class DenialKind(StrEnum):
-    """What sort of denial it is, which decides the status a client hears (RULES C3)."""
+    """What sort of denial it is, which decides the status a client hears (RULES C3).
+
+    Since API 1.0.
+    """
 
     WRONG = "wrong"
     LOCKED = "locked"
@@ -166,6 +191,8 @@ class Authenticated:
     """The credential is good.
 
     `also` is the host's: whom the request proved to be besides, where a label requires several methods together.
+
+    Since API 1.0.
     """
 
     identity: Identity
@@ -176,12 +203,18 @@ class Authenticated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotPresented:
-    """The request has no credential of this method."""
+    """The request has no credential of this method.
+
+    Since API 1.0.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Continue:
-    """The exchange needs another leg: answer 401 with this WWW-Authenticate value."""
+    """The exchange needs another leg: answer 401 with this WWW-Authenticate value.
+
+    Since API 1.0.
+    """
 
     challenge: str
 
@@ -196,6 +229,8 @@ class Denied:
     `spent` says that the credential itself is right and in force, and that all it was good for is used up: it has the claim that a use of
     it would have. Where a lost answer may be asked for again (`[est] replay_window`), the host then looks whether this very request was
     answered before; where it was not, the denial stands (see `CountsFailures`). Never set it for a credential that is wrong, expired or revoked.
+
+    Since API 1.0.
     """
 
     detail: str
@@ -213,11 +248,18 @@ class Denied:
 
 
 AuthOutcome = Authenticated | NotPresented | Continue | Denied
+"""What an authenticator says of a request.
+
+Since API 1.0.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateChain:
-    """A CA certificate and those above it: the issuing CA first, the root last."""
+    """A CA certificate and those above it: the issuing CA first, the root last.
+
+    Since API 1.0.
+    """
 
     certificates: tuple[x509.Certificate, ...]
 
@@ -245,6 +287,8 @@ class Order:
     for backends whose protocol carries one; its signature then no longer verifies when attributes were removed.
     `extensions` are complete, in order; a backend adds subject and authority key identifiers and basic constraints
     (CA:FALSE), and nothing that widens what the host asked for. `not_after` may be clipped, never extended.
+
+    Since API 1.0.
     """
 
     id: str  # unique; a backend that can must treat a second order of the same id as the first
@@ -262,14 +306,20 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Issued:
-    """The CA has signed."""
+    """The CA has signed.
+
+    Since API 1.0.
+    """
 
     certificate: x509.Certificate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pending:
-    """The CA will decide later (RFC 7030, 4.2.3: 202 with Retry-After). `ref` is the CA's own name for the request."""
+    """The CA will decide later (RFC 7030, 4.2.3: 202 with Retry-After). `ref` is the CA's own name for the request.
+
+    Since API 1.0.
+    """
 
     ref: str
     retry_after: timedelta

@@ -8,6 +8,7 @@ In the room: one schema for a line as a sink writes it. Not in the room: the cla
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, cast
@@ -86,7 +87,15 @@ def json_schema(events: Iterable[type[AuditEvent]] = HOST_EVENTS) -> dict[str, A
 def _data(event: type[AuditEvent]) -> dict[str, Any]:
     """The schema of an event's data, without the titles that only repeat the names."""
     schema = _untitled(event.model_json_schema(mode="serialization"))
-    return {**schema, "title": event.name, "description": " ".join((event.__doc__ or "").split())}
+    return {**schema, "title": event.name, "description": _said(event)}
+
+
+def _said(event: type[AuditEvent]) -> str:
+    """What the event's docstring says of it, without the version of the API that brought it."""
+    return " ".join(_SINCE.sub("", event.__doc__ or "").split())
+
+
+_SINCE = re.compile(r"\s*^\s*Since API \S+\.$", re.MULTILINE)
 
 
 def _untitled(schema: Any) -> Any:

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -81,29 +81,10 @@ def with_store(config: Path, work: Callable[[Store], Awaitable[T]]) -> T:
 @asynccontextmanager
 async def open_ca(composition: Composition, ca: str) -> AsyncGenerator[tuple[Store, CABackend], None]:
     """The store, and the opened backend of the `[[ca]]` item of that id."""
-    from kipuka.runtime import open_admin_store
+    from kipuka.runtime import open_admin_store, open_backend
 
-    async with open_admin_store(composition) as store, _open_backend(composition, ca, store) as backend:
+    async with open_admin_store(composition) as store, open_backend(composition, ca, store) as backend:
         yield store, backend
-
-
-@asynccontextmanager
-async def _open_backend(composition: Composition, ca: str, store: Store) -> AsyncGenerator[CABackend, None]:
-    import structlog
-    from structlog.typing import FilteringBoundLogger
-
-    from kipuka.runtime import BlockingPool, HostServices
-
-    item = composition.settings.ca(ca)
-    kind = composition.plugins.ca_backends[item.backend]
-    pool = BlockingPool(workers=1)
-    try:
-        log = cast("FilteringBoundLogger", structlog.get_logger(item.backend))
-        services = HostServices(plugin=item.backend, store=store, pool=pool, clock=store.clock, log=log)
-        async with kind.open(item.settings, services) as backend:
-            yield backend
-    finally:
-        pool.close()
 
 
 def with_revocations(config: Path, order: RevocationOrder) -> Revoked:
@@ -112,7 +93,7 @@ def with_revocations(config: Path, order: RevocationOrder) -> Revoked:
     Where it cannot, the server is left to tell it: a certificate is taken back also while its CA is away.
     """
     from kipuka.revocation import Revocations
-    from kipuka.runtime import compose, open_admin_store
+    from kipuka.runtime import compose, open_admin_store, open_backend
     from kipuka.store import certificates
 
     composition = compose(config, os.environ)
@@ -125,7 +106,7 @@ def with_revocations(config: Path, order: RevocationOrder) -> Revoked:
             backends: dict[str, CABackend] = {}
             if found is not None and any(item.id == found.ca for item in settings.cas):
                 try:
-                    backend = await stack.enter_async_context(_open_backend(composition, found.ca, store))
+                    backend = await stack.enter_async_context(open_backend(composition, found.ca, store))
                 except Exception as error:  # noqa: BLE001 - a backend is a plugin, and may raise anything
                     click.echo(f"the CA {found.ca} cannot be opened here: {type(error).__name__}", err=True)
                 else:

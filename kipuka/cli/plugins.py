@@ -21,13 +21,26 @@ __all__ = ["command"]
 
 @click.command()
 @config_option
+@click.option("--why", is_flag=True, help="Say all that is known of each, and why it is used or not.")
 @json_option
-def command(*, config: Path, as_json: bool) -> None:
+def command(*, config: Path, why: bool, as_json: bool) -> None:
     """List the installed plugins: which are used by the configuration, and what is wrong with any of them.
 
-    A plugin is imported only when the configuration uses it; what an unused one brings is therefore not known. Exit code 3 when a
-    plugin is broken.
+    A plugin is imported only when the configuration uses it; what an unused one brings is therefore not known. With --why: which
+    distribution and file it comes from, which key uses it or what would, the version of the API it states, what each of its hooks
+    returned, its place in the order of methods, and what is wrong with it or with its settings. Exit code 3 when a plugin is broken.
     """
+    if why:
+        from kipuka.cli import plugins_why
+
+        explained = plugins_why.explain(config, os.environ)
+        if as_json:
+            write_json(plugins_why.as_json(explained))
+        else:
+            plugins_why.show(explained)
+        if any(one.troubles and one.state != "disabled" for one in explained):
+            raise click.exceptions.Exit(int(ExitCode.CONFIGURATION))
+        return
     from kipuka import plugins
     from kipuka.config import load
 

@@ -72,6 +72,7 @@ class Host:
     log: LogSection | None
     cas: tuple[tuple[int, CAHead], ...]  # with their positions in the file
     sinks: tuple[tuple[int, SinkHead], ...]
+    plugins: PluginsSection | None
     disabled: frozenset[str]  # [plugins] disabled
 
 
@@ -97,7 +98,7 @@ class _Reading:
 
     def read(self) -> Host:
         self._top_level()
-        plugins = self._section(PluginsSection, "plugins")
+        plugins = self._section(PluginsSection, "plugins", salvage=("disabled",))
         auth = self._section(AuthSection, "auth")
         server = self._section(ServerSection, "server")
         admin = self._section(AdminSection, "admin") if "admin" in self.document.values else None
@@ -120,6 +121,7 @@ class _Reading:
             log=self._section(LogSection, "log"),
             cas=self._cas(),
             sinks=self._sinks(),
+            plugins=plugins,
             disabled=frozenset(plugins.disabled if plugins else ()),
         )
 

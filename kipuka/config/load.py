@@ -16,7 +16,7 @@ from kipuka.api.kinds import AuditSinkKind, AuthenticatorKind, CABackendKind
 from kipuka.config.document import Document, KeyPath, dotted, read_document
 from kipuka.config.host import HOST_SECTIONS, SECTION_OF, Host, at, read_host
 from kipuka.config.settings import Settings
-from kipuka.config.settle import Kinds, settle
+from kipuka.config.settle import DEFAULT_ORDER, Kinds, settle
 from kipuka.config.validate import later_problem, suggestion
 
 __all__ = ["RawConfig", "load"]
@@ -54,6 +54,35 @@ class RawConfig:
         for index, head in self.host.sinks:
             used.setdefault(head.type, f"type of {dotted(('audit', 'sink', index), self.document.values)}")
         return {name: where for name, where in used.items() if name not in self.host.disabled}
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        """The dotted keys of this plugin's section and items, in use or not."""
+        values = self.document.values
+        path = SECTION_OF.get(name, (name,))
+        found = [dotted(path, values)] if isinstance(at(values, path), dict) and name not in HOST_SECTIONS else []
+        found += [dotted(("ca", index), values) for index, head in self.host.cas if head.backend == name]
+        found += [dotted(("audit", "sink", index), values) for index, head in self.host.sinks if head.type == name]
+        return tuple(found)
+
+    def places(self, name: str) -> tuple[str, ...]:
+        """The same in words."""
+        section = dotted(SECTION_OF.get(name, (name,)), self.document.values)
+        return tuple(f"section [{key}]" if key == section else key for key in self.keys(name))
+
+    def is_switched_off(self, name: str) -> bool:
+        """Whether its section says `enabled = false` (RULES K4)."""
+        path = SECTION_OF.get(name, (name,))
+        return at(self.document.values, (*path, "enabled")) is False
+
+    def written_by(self, path: KeyPath) -> str:
+        """The key, or the environment variable that has overridden it."""
+        override = self.document.overrides.get(path)
+        return f"[{path[0]}] {dotted(path[1:], {})}" if override is None else override.variable
+
+    def order(self) -> tuple[str, ...]:
+        """`[auth] order` as it is written, or the default (RULES K4)."""
+        auth = self.host.auth
+        return DEFAULT_ORDER if auth is None or auth.order is None else auth.order
 
     def settle(
         self,

@@ -602,11 +602,19 @@ class AuthSection(Section):
 
 
 class PluginsSection(Section):
-    """Switching plugins off."""
+    """Switching plugins off, and watching them."""
 
     disabled: tuple[str, ...] = ()
     """Plugins that are not loaded, whatever else this file says. Their sections and items are treated as if they were not
     there."""
+
+    start_timeout: PositiveSeconds = timedelta(seconds=30)
+    """How long a plugin may take to open one of its objects when the server starts, in seconds. After that the start fails, and says
+    which plugin it was."""
+
+    trace: bool = False
+    """Logs each hook that is called and each call of a plugin's object: the plugin, the method, how long it took and what sort of
+    answer it was. Never what was asked or answered."""
 
 
 _TOKEN_HASH = re.compile(r"sha256:[0-9a-fA-F]{64}")

@@ -19,6 +19,7 @@ from kipuka.config.sections import (
     ESTSection,
     LogSection,
     OnFailure,
+    PluginsSection,
     ServerSection,
     TLSSection,
 )
@@ -103,6 +104,7 @@ class Settings(Known):
     profiles: Mapping[str, Profile]
     audit: AuditSection
     log: LogSection
+    plugins: PluginsSection
 
     @property
     def auth(self) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class _Settling:
             or host.est is None
             or host.audit is None
             or host.log is None
+            or host.plugins is None
         ):
             raise Unsettled(self.problems, self._known(authenticators, cas, sinks, labels))
         return Settings(
@@ -109,6 +110,7 @@ class _Settling:
             admin=host.admin,
             audit=host.audit.model_copy(update={"sink": tuple(head for _, head in host.sinks)}),
             log=host.log,
+            plugins=host.plugins,
             authenticators=authenticators,
             disabled=self.host.disabled,
             overrides=self._overrides(),

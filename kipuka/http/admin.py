@@ -7,11 +7,13 @@ for the host's own, plugins for theirs).
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import structlog
 from pydantic import BaseModel, ValidationError
 from quart import Request, Response
 
@@ -19,12 +21,15 @@ from kipuka.administrators import Administrator, Administrators, TurnedAway
 from kipuka.api import (
     AdminAccess,
     AdminDenied,
+    AdminReply,
     AdminRequest,
     AdminRoute,
+    BackendFault,
+    BackendUnavailable,
     MalformedRequest,
     Services,
 )
-from kipuka.api.errors import RequestError
+from kipuka.api.errors import BackendError, KipukaError, RequestError
 from kipuka.audit.failures import Failures
 from kipuka.audit.gate import AuditGate
 from kipuka.http.door import Visit, authorization_of, check_body, path_of, refuse_cross_site, require_media_type
@@ -34,14 +39,20 @@ from kipuka.store.database import Store
 
 __all__ = ["AdminResources", "MountedRoute"]
 
+log = structlog.get_logger(__name__)
+
+PLUGIN_TIMEOUT = 60.0
+"""Seconds that the handler of a plugin's route may take."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MountedRoute:
-    """A route, with the object and the services its handler is given."""
+    """A route, with the object and the services its handler is given; `plugin` None: it is the host's own."""
 
     route: AdminRoute
     opened: object
     services: Services
+    plugin: str | None = None
 
 
 class AdminResources:
@@ -64,18 +75,17 @@ class AdminResources:
         route = mounted.route
         if route.method != "GET":
             await self._audit_gate.require()
-        reply = await mounted.route.handler(
-            mounted.opened,
-            AdminRequest(
-                administrator=administrator.name,
-                services=mounted.services,
-                path=path,
-                query=_query(request, route.query),
-                body=await _body(request, route.body),
-            ),
+        asked = AdminRequest(
+            administrator=administrator.name,
+            services=mounted.services,
+            path=path,
+            query=_query(request, route.query),
+            body=await _body(request, route.body),
         )
-        response = _json(reply.body, route.status)
-        response.headers.update(dict(reply.headers))
+        if mounted.plugin is None:
+            response = _rendered(await route.handler(mounted.opened, asked), route)
+        else:
+            response = await _answer_of_plugin(mounted, asked, mounted.plugin)
         event = AdminAccess(
             method=route.method,
             path=route.path,
@@ -104,6 +114,35 @@ class AdminResources:
                 await self._failures.tell([event])
                 error.audited = True
                 raise error
+
+
+def _rendered(reply: AdminReply, route: AdminRoute) -> Response:
+    response = _json(reply.body, route.status)
+    response.headers.update(dict(reply.headers))
+    return response
+
+
+async def _answer_of_plugin(mounted: MountedRoute, asked: AdminRequest, plugin: str) -> Response:
+    """A plugin's handler under a time limit. What it raises beyond its contract, or answers, is its own trouble: a 503."""
+    route = mounted.route
+    try:
+        async with asyncio.timeout(PLUGIN_TIMEOUT):
+            return _rendered(await route.handler(mounted.opened, asked), route)
+    except BackendError as error:
+        error.plugin = error.plugin or plugin
+        raise
+    except KipukaError:
+        raise
+    except TimeoutError as error:
+        log.error("admin_route_timed_out", plugin=plugin, method=route.method, path=route.path)
+        fault: BackendError = BackendUnavailable("the plugin did not answer in time", reason="plugin_timed_out")
+        cause: Exception = error
+    except Exception as error:
+        log.error("admin_route_failed", plugin=plugin, method=route.method, path=route.path, exc_info=error)
+        fault = BackendFault("the plugin failed", reason="plugin_failed")
+        cause = error
+    fault.plugin = plugin
+    raise fault from cause
 
 
 def _refuse_nul(texts: Iterable[str]) -> None:

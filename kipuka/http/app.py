@@ -145,7 +145,10 @@ def _mount_admin(app: Quart, runtime: Runtime, administrators: Administrators) -
         MountedRoute(route=route, opened=runtime.store, services=runtime.host_services)
         for route in name_change_routes()
     ]
-    plugins = [MountedRoute(route=item.route, opened=item.opened, services=item.services) for item in runtime.routes]
+    plugins = [
+        MountedRoute(route=item.route, opened=item.opened, services=item.services, plugin=item.plugin)
+        for item in runtime.routes
+    ]
     for mounted in (*host, *plugins):
         _mount_route(app, runtime, resources, mounted)
 
@@ -201,11 +204,11 @@ class _Failures:
             return await self.unexpected(error)
         answer = answer_error(error)
         if isinstance(error, BackendError):
-            log.warning("request_failed", reason=error.reason, cause=repr(error.__cause__))
+            log.warning("request_failed", reason=error.reason, plugin=error.plugin, cause=repr(error.__cause__))
         # A client that first asks what it may present has failed at nothing (BouncyCastle and libest always do).
         asks = answer.reason == "no_credential" and not _is_admin(request.path)
         if not error.audited and not asks and not is_of_store(error):  # else it would wait for what was away
-            await self._audit(answer)
+            await self._audit(answer, plugin=error.plugin if isinstance(error, BackendError) else None)
         response = self._render(answer)
         if error.closes_connection:
             response.headers["Connection"] = "close"
@@ -229,12 +232,14 @@ class _Failures:
         name = visit.request_id if visit is not None else "unknown"
         return self._render(Answer(status=500, detail=f"internal error, request {name}", reason="internal_error"))
 
-    async def _audit(self, answer: Answer) -> None:
+    async def _audit(self, answer: Answer, *, plugin: str | None = None) -> None:
         path = path_of(request)
         event = (
             AdminDenied(method=request.method, path=path, status=answer.status, reason=answer.reason, refused=())
             if _is_admin(request.path)
-            else RequestRejected(method=request.method, path=path, status=answer.status, reason=answer.reason)
+            else RequestRejected(
+                method=request.method, path=path, status=answer.status, reason=answer.reason, plugin=plugin
+            )
         )
         try:
             if audit_context.get().identity is None:

@@ -10,14 +10,17 @@ whoever comes first: the request, or the recovery after its lease has run out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import structlog
 from sqlalchemy import RowMapping, and_, false, or_, select, update
+from sqlalchemy.exc import DBAPIError
 
-from kipuka.api.errors import BackendFault, BackendUnavailable
+from kipuka.api.errors import BackendFault, BackendUnavailable, KipukaError
 from kipuka.api.protocols import SpendsOnIssue
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.api.values import Claim, Denied
@@ -26,6 +29,7 @@ from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.tables import enrolments, moment
 
 __all__ = [
+    "SPENDER_FAILED",
     "EnrolmentRow",
     "EnrolmentState",
     "Incarnation",
@@ -39,6 +43,14 @@ __all__ = [
     "settle",
     "start",
 ]
+
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+SPENDER_FAILED = "plugin_failed"
+"""The reason of the fault that a plugin's `reserve`, `redeem` or `release` becomes when it raises."""
 
 
 class EnrolmentState(StrEnum):
@@ -160,7 +172,7 @@ def start(tx: Tx, row: NewEnrolment, spender: SpendsOnIssue | None, *, signing: 
     The denial of the spender comes back as it is; nothing was written then.
     """
     if row.claim is not None:
-        denied = _spender_of(row.claim, spender).reserve(tx, row.claim.ref)
+        denied = _spender_of(row.claim, spender).reserve(tx)
         if denied is not None:
             return denied
     state = EnrolmentState.SIGNING if signing else EnrolmentState.RESERVED
@@ -200,7 +212,7 @@ def settle(
     if not _moved(tx, id, state=state, reason=reason, lease_until=None, settled_at=timestamp(tx.now)):
         return False  # somebody else has come between
     if row.claim is not None and spender_of_claim is not None:
-        spender_of_claim.release(tx, row.claim.ref)
+        spender_of_claim.release(tx)
     return True
 
 
@@ -246,7 +258,7 @@ def record(
     else:
         tx.add(enrolments, _new(tx, row, EnrolmentState.ISSUED) | ended)
     if claim is not None and spender_of_claim is not None:
-        spender_of_claim.redeem(tx, claim.ref)
+        spender_of_claim.redeem(tx)
 
 
 def abandoned(tx: ReadTx, *, node: str, heir: Incarnation | None, now: datetime) -> list[EnrolmentRow]:
@@ -274,12 +286,40 @@ def abandoned(tx: ReadTx, *, node: str, heir: Incarnation | None, now: datetime)
     return [_read(row) for row in tx.execute(statement).mappings()]
 
 
-def _spender_of(claim: Claim, spender: SpendsOnIssue | None) -> SpendsOnIssue:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Spending:
+    """A claim with the plugin that can spend it. What the plugin raises becomes a fault with its name."""
+
+    claim: Claim
+    spender: SpendsOnIssue
+
+    def reserve(self, tx: Tx) -> Denied | None:
+        return self._asked(self.spender.reserve, tx)
+
+    def redeem(self, tx: Tx) -> None:
+        self._asked(self.spender.redeem, tx)
+
+    def release(self, tx: Tx) -> None:
+        self._asked(self.spender.release, tx)
+
+    def _asked(self, method: Callable[[Tx, str], T], tx: Tx) -> T:
+        try:
+            return method(tx, self.claim.ref)
+        except (KipukaError, DBAPIError):
+            raise  # the writer knows what a database's error means: the transaction may have to be run again
+        except Exception as error:
+            log.exception("spender_failed", plugin=self.claim.plugin)
+            fault = BackendFault("authentication is not available at the moment", reason=SPENDER_FAILED)
+            fault.plugin = self.claim.plugin
+            raise fault from error
+
+
+def _spender_of(claim: Claim, spender: SpendsOnIssue | None) -> _Spending:
     if spender is None:
         # Going on would strand the held use for good.
         detail = f"the plugin {claim.plugin}, whose credential this enrolment holds, is not in use"
         raise BackendFault(detail, reason="spender_missing")
-    return spender
+    return _Spending(claim=claim, spender=spender)
 
 
 def _settled_meanwhile() -> BackendUnavailable:

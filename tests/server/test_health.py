@@ -22,7 +22,7 @@ from kipuka.testing.server import free_port, wait_until
 
 pytestmark = pytest.mark.server
 
-WELL = {"store": "ok", "ca": "ok", "audit": "ok", "service": "ok"}
+WELL = {"store": "ok", "ca": "ok", "audit": "ok", "plugins": "ok", "service": "ok"}
 
 
 def ready(client):

@@ -181,6 +181,43 @@ def test_kipuka_plugins_works_even_then(kipuka_servers, broken):
     assert "Traceback" not in listed.stderr
 
 
+def test_why_tells_all_that_is_known_of_the_broken(kipuka_servers, broken):
+    """`kipuka plugins --why`: distribution, file, key, version of the API, hooks, and each fault; of what is not used too, without
+    importing it."""
+    sections = {name: {} for name in BROKEN}
+    server = kipuka_servers(
+        {
+            **sections,
+            "auth": {"order": ["mtls", "badge", "otp", *BROKEN]},
+            "badge": {"secret": "short", "colour": "red"},
+        },
+        start=False,
+        environ=broken,
+    )
+    answer = server.deployment.kipuka("plugins", "--why", "--json", expect=3)
+    assert "Traceback" not in answer.stderr
+    found = {one["name"]: one for one in json.loads(answer.stdout)}
+    for name, (stage, problem) in BROKEN.items():
+        one = found[name]
+        assert (one["state"], one["distribution"], one["version"]) == ("broken", "stranger-broken", "0.7")
+        assert one["why"] == f"used by section [{name}]"
+        (trouble,) = one["problems"]
+        assert trouble["stage"] == stage
+        assert problem in f"{trouble['problem']}; {trouble['remedy']}"
+    assert found["broken_future"]["api"] == "1.3"
+    assert found["broken_future"]["hooks"] == []
+    assert found["broken_future"]["file"].endswith("stranger_broken/future.py")
+    assert found["broken_unstated"]["api"] is None
+    badge = found["badge"]
+    assert {trouble["stage"] for trouble in badge["problems"]} == {"configure"}
+    assert any("badge.colour" in trouble["problem"] for trouble in badge["problems"])
+    assert [call["hook"] for call in badge["hooks"]] == ["kipuka_authenticators"]
+    assert badge["hooks"][0]["returned"] == ["the method badge"]
+    assert badge["order"] == 2
+    assert (found["coupon"]["state"], found["coupon"]["api"], found["coupon"]["hooks"]) == ("unused", "1.0", [])
+    assert "the section [coupon]" in found["coupon"]["why"]
+
+
 def test_two_plugins_of_one_name_stop_the_start_and_both_are_named(kipuka_servers, site):
     """Stage find: neither is imported, both distributions are named."""
     server = kipuka_servers(settings(), start=False, environ=site("badge_and_smithy", "rival"))

@@ -32,6 +32,7 @@ from kipuka.api import (
     PresentedCertificate,
     ProofOfPossessionFailed,
 )
+from kipuka.api.errors import BackendError
 from kipuka.audit.chain import seal
 from kipuka.enrolment import Enrolled, Enrolment, EnrolmentRequest, LabelService, Postponed
 from kipuka.est.enveloped import KeyEncryption, key_identifier
@@ -234,6 +235,7 @@ class World:
             spenders={"spending": self.spending},
             backends={"main": backend or self.backend},
             clock=now,
+            ca_timeout=timedelta(seconds=0.2),
         )
         await job(enrolments.Incarnation(boot="b2"))
 
@@ -399,6 +401,98 @@ async def test_recovery_asks_a_remote_ca_what_became_of_the_order(world, found, 
     assert len(await here.recorded()) == (1 if found else 0)
     assert (await here.events())[-1] == "enrolment_recovered"
     assert await here.rows() == []
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("x"), BackendUnavailable("away"), "hang"], ids=["raises", "away", "hangs"]
+)
+async def test_recovery_outlives_a_ca_that_cannot_say_what_became_of_the_order(world, failure):
+    """It runs before the server serves: what a plugin does there must not keep it from starting."""
+
+    class Speechless(RememberingCA):
+        async def find(self, _order_id):
+            if failure == "hang":
+                await asyncio.Event().wait()
+            raise failure
+
+    def fail(_order):
+        raise RuntimeError
+
+    here = world(Speechless(fail, found=False), remote=True)
+    with pytest.raises(BackendUnavailable):
+        await here.enrol()
+    async with asyncio.timeout(10):
+        await here.recover()
+    assert here.spending.counts == (0, 1, 0), "what is unknown stays held"
+
+
+async def test_recovery_settles_the_others_where_one_use_cannot_be_given_back(world):
+    class Stuck(Spending):
+        def release(self, tx, ref):
+            if not self.asked:
+                self.asked = True
+                raise RuntimeError("stuck")
+            super().release(tx, ref)
+
+    here = world()
+    here.spending = Stuck()
+    here.spending.asked, here.spending.free = False, 2
+    for id_ in ("first", "second"):
+        row = dead_row(id_)
+        await here.store.write(lambda tx, row=row: enrolments.start(tx, row, here.spending))
+    await here.recover()
+    assert here.spending.counts == (1, 1, 0), "one was stuck, the other came back"
+    await here.recover()
+    assert here.spending.counts == (2, 0, 0)
+
+
+@pytest.mark.parametrize("method", ["reserve", "redeem", "release"])
+async def test_what_a_spender_raises_is_a_fault_with_its_plugins_name(world, method):
+    """docs/plugins/failures.md; never a 500."""
+
+    def fail(*_):
+        raise RuntimeError("x")
+
+    here = world(CA(lambda _order: (_ for _ in ()).throw(BackendFault("no"))) if method == "release" else None)
+    setattr(here.spending, method, fail)
+    here.enrolment = replace_spender(here)
+    with pytest.raises(BackendError) as raised:
+        await here.enrol()
+    assert raised.value.reason == ("backend_fault" if method == "release" else "plugin_failed")
+    assert raised.value.plugin == (None if method in {"reserve", "release"} else "spending")
+    assert here.spending.counts == {"reserve": (1, 0, 0), "redeem": (1, 0, 0), "release": (0, 1, 0)}[method]
+    if method != "reserve":
+        assert raised.value.audited
+        assert "enrolment_failed" in await here.events()
+        assert not await here.recorded()
+
+
+def replace_spender(here):
+    return Enrolment(
+        store=here.store,
+        spenders={"spending": here.spending},
+        clock=now,
+        ca_timeout=timedelta(seconds=0.2),
+        process="b1/0/0",
+    )
+
+
+def dead_row(id_):
+    return enrolments.NewEnrolment(
+        id=id_,
+        operation="simpleenroll",
+        label=None,
+        method="spending",
+        identity_name="ws42",
+        claim=CLAIM,
+        ca="main",
+        profile="default",
+        request_sha256=id_,
+        csr=b"",
+        process="b1/0/0",
+        lease_until=now() + timedelta(hours=1),
+        created_at=now(),
+    )
 
 
 async def test_a_remote_ca_that_says_nothing_was_signed_gives_the_use_back(world):

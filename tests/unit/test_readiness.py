@@ -73,11 +73,9 @@ async def store(database, clock):
 
 
 @asynccontextmanager
-async def watched(store, *, pace=ALWAYS_ANEW, sinks=(), methods=None, **backends):
+async def watched(store, *, pace=ALWAYS_ANEW, sinks=(), others=None, **backends):
     gate = AuditGate(store, sinks, recheck=timedelta(0))
-    async with open_readiness(
-        store=store, backends=backends, audit_gate=gate, methods=methods or {}, pace=pace
-    ) as readiness:
+    async with open_readiness(store=store, backends=backends, audit_gate=gate, others=others, pace=pace) as readiness:
         yield readiness
 
 
@@ -103,7 +101,7 @@ async def until(condition):
 
 async def test_all_is_well_with_a_store_that_writes_a_ca_and_no_strict_sink(store):
     async with watched(store, issuing=CA(), silent=Silent()) as readiness:
-        assert await readiness.conditions() == {"store": WELL, "ca": WELL, "audit": WELL}
+        assert await readiness.conditions() == {"store": WELL, "ca": WELL, "audit": WELL, "plugins": WELL}
 
 
 # --- the store ---
@@ -175,21 +173,20 @@ async def test_one_ca_of_two_that_is_ill_or_hangs_does_not_hinder_the_other(stor
         assert (await readiness.conditions())["ca"] == Condition(text="not usable", hinders=True)
 
 
-# --- the methods ---
+# --- methods and sinks ---
 
 
-async def test_a_method_that_is_ill_is_told_and_hinders_nobody(store):
+async def test_a_method_that_is_ill_or_hangs_is_told_and_hinders_nobody(store):
+    """Who has a certificate renews, whatever becomes of a directory."""
     directory = CA()
-    async with watched(store, pace=IMPATIENT, methods={"ldap": directory, "silent": Silent()}) as readiness:
-        assert (await readiness.conditions())["methods"] == WELL
+    async with watched(store, pace=IMPATIENT, others={"ldap": directory, "silent": Silent()}) as readiness:
+        assert (await readiness.conditions())["plugins"] == WELL
         directory.problem = "ldaps://ldap.example.com: server_down"
-        assert (await readiness.conditions())["methods"] == Condition(text="partly usable")
+        assert (await readiness.conditions())["plugins"] == Condition(text="failing")
         directory.problem, directory.gate = None, asyncio.Event()
-        assert (await readiness.conditions())["methods"] == Condition(text="partly usable")
+        assert (await readiness.conditions())["plugins"] == Condition(text="failing")
         directory.gate = None
-        assert (await readiness.conditions())["methods"] == WELL
-    async with watched(store, methods={"silent": Silent()}) as readiness:
-        assert "methods" not in await readiness.conditions()
+        assert (await readiness.conditions())["plugins"] == WELL
 
 
 # --- the sinks ---
@@ -214,7 +211,7 @@ async def test_a_crowd_that_asks_at_once_gets_one_answer(store, writes):
     async with watched(store, pace=FOR_LONG, issuing=ca) as readiness:
         found = await asyncio.gather(*(readiness.conditions() for _ in range(300)))
         found += [await readiness.conditions() for _ in range(300)]
-        assert all(one == {"store": WELL, "ca": WELL, "audit": WELL} for one in found)
+        assert all(one == {"store": WELL, "ca": WELL, "audit": WELL, "plugins": WELL} for one in found)
         assert ca.asked == 1
         assert writes() == 1
 

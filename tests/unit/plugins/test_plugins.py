@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import click
+import pluggy
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table
 
@@ -17,6 +18,7 @@ from kipuka.api import (
     AuditSinkKind,
     AuthenticatorKind,
     CABackendKind,
+    HookSpecs,
     Outcome,
     PluginError,
     Section,
@@ -318,6 +320,23 @@ def test_a_hook_wrapper_is_refused():
     assert (
         fault(candidate(made)).problem == "kipuka_authenticators is a hook wrapper: hooks of kipuka cannot be wrapped"
     )
+
+
+def test_a_hook_that_is_deprecated_still_works_and_is_told(monkeypatch):
+    """docs/plugins/stability.md, how a name is taken away."""
+
+    class OldSpecs:
+        @pluggy.HookspecMarker("kipuka")(warn_on_impl=DeprecationWarning("use kipuka_methods instead"))
+        def kipuka_authenticators(self):
+            """Methods."""
+
+    for name in ("ca_backends", "audit_sinks", "storage", "admin_routes", "commands"):
+        setattr(OldSpecs, f"kipuka_{name}", getattr(HookSpecs, f"kipuka_{name}"))
+    monkeypatch.setattr("kipuka.plugins.HookSpecs", OldSpecs)
+    plugins = load([good()], {"badge"})
+    assert set(plugins.authenticators) == {"badge"}
+    (report,) = plugins.reports
+    assert any("use kipuka_methods instead" in text for text in report.deprecated)
 
 
 # --- collect

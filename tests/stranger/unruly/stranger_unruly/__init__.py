@@ -1,0 +1,1 @@
+"""Plugins that load well and misbehave while they are used, as a file tells them to."""
