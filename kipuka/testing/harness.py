@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -201,7 +202,7 @@ async def _surroundings(
 ) -> AsyncGenerator[OpenedKind, None]:
     database = directory / "kipuka.db"
     url = f"sqlite:///{database}"
-    upgrade(url, storages)
+    _bring_up(database, storages)
     log: list[str] = []
     async with AsyncExitStack() as stack:
         pool = BlockingPool(workers=4)
@@ -209,6 +210,23 @@ async def _surroundings(
         store = await stack.enter_async_context(open_store(url, node="test", clock=clock, seal=seal, storages=storages))
         services = HostServices(plugin=plugin, store=store, pool=pool, clock=clock, log=_logger(log))
         yield OpenedKind(services=services, store=store, database=database, log=log)
+
+
+_EMPTY: dict[tuple[Storage, ...], bytes] = {}
+"""Databases with nothing in them, by whose tables they have: made once in a process, since a suite opens hundreds."""
+
+
+def _bring_up(database: Path, storages: Sequence[Storage]) -> None:
+    if database.exists():
+        upgrade(f"sqlite:///{database}", storages)
+        return
+    key = tuple(storages)
+    if key not in _EMPTY:
+        with TemporaryDirectory() as folder:
+            empty = Path(folder) / "empty.db"
+            upgrade(f"sqlite:///{empty}", storages)
+            _EMPTY[key] = empty.read_bytes()
+    database.write_bytes(_EMPTY[key])
 
 
 def _fields(around: OpenedKind) -> dict[str, Any]:
