@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
@@ -19,6 +20,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from kipuka.api import (
+    AuditRecord,
     AuditSink,
     AuditSinkKind,
     Authenticator,
@@ -36,6 +38,7 @@ from kipuka.api import (
 )
 from kipuka.audit.chain import seal
 from kipuka.runtime import BlockingPool, HostServices
+from kipuka.store import events
 from kipuka.store.database import Store, open_store
 from kipuka.store.schema import upgrade
 
@@ -80,6 +83,10 @@ class OpenedKind:
     store: Store
     database: Path
     log: list[str] = field(default_factory=list[str])  # every log entry of the plugin, as JSON
+
+    async def audited(self) -> Sequence[AuditRecord]:
+        """Every event that was recorded, in order; what was recorded in a transaction is there when it is durable."""
+        return await self.store.read(partial(events.after, node="test", sequence=0, limit=1_000_000))
 
     def traces(self) -> str:
         """All that the plugin has left behind: log, database (audit rows among it), in one text to search."""
