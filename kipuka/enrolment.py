@@ -64,7 +64,8 @@ from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
 from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
 from kipuka.est.csr import CertificateRequest, NameChange
-from kipuka.est.keygen import KeyPart, encrypt_to, plain_key
+from kipuka.est.enveloped import Algorithms, KeyEncryption, KeySigner, choose, unsuited
+from kipuka.est.keygen import KeyPart, encrypt_to, encrypted_key, plain_key
 from kipuka.est.wire import decode_request
 from kipuka.mtls import CERTIFICATE_METHOD, alternative_names
 from kipuka.store import certificates, enrolments, replaced, replay
@@ -181,6 +182,15 @@ class _MadeKey:
     part: KeyPart = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Envelope:
+    """How a private key is to be encrypted for its client."""
+
+    signer: KeySigner
+    recipient: x509.Certificate
+    chosen: Algorithms
+
+
 @dataclass(slots=True)
 class _Attempt:
     """One enrolment on its way: what later steps learned from earlier ones."""
@@ -198,6 +208,7 @@ class _Attempt:
     digest: str | None = None  # what the request is known by, where an answer can be given again
     answered: RecordedCertificate | None = None  # what the same request led to before
     binding: str | None = None
+    envelope: _Envelope | None = None
     on_behalf_of: str | None = None  # whom a registration authority asks for
     renamed_from: str | None = None  # the names of the certificate before, where others were asked for
     replaces: str | None = None  # the fingerprint of the recorded certificate that is renewed
@@ -221,11 +232,13 @@ class Enrolment:
         ca_timeout: timedelta,
         process: str,
         make_slow_key: MakeSlowKey | None = None,
+        key_encryption: KeyEncryption | None = None,
         audit_gate: AuditGate | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._store = store
         self._make_slow_key = make_slow_key
+        self._key_encryption = key_encryption or KeyEncryption()
         self._audit_gate = audit_gate
         self._spenders = spenders
         self._clock = clock
@@ -465,9 +478,7 @@ class Enrolment:
         """Names and key: what the CSR asks for, as far as identity and profile allow (RULES F1, F2, F5)."""
         service, csr = attempt.request.service, attempt.csr
         if attempt.wants_key:
-            if encrypt_to(csr) is not None:
-                detail = "private keys are not encrypted to a key of the client's in this version"
-                raise KeyRefused(detail, reason="encryption_not_available")
+            attempt.envelope = self._envelope(attempt)
             return await self._authorise_without_key(attempt)
         key = check_key(csr.public_key_der, service.profile.key_policy)
         asked = await self._asked(attempt)
@@ -509,6 +520,35 @@ class Enrolment:
             wants_ca=csr.wants_ca,
             asked_extensions=csr.asked_extensions(profile.copy_extensions),
         )
+
+    def _envelope(self, attempt: _Attempt) -> _Envelope | None:
+        """RFC 7030, 4.4.1: whom the private key is to be encrypted to, as the request says (RULES J1)."""
+        wish, profile = encrypt_to(attempt.csr), attempt.request.service.profile
+        if wish is None:
+            if profile.require_encrypted_key:
+                detail = "private keys are only handed out encrypted: the request must name a key of yours with AsymmetricDecryptKeyIdentifier"
+                raise KeyRefused(detail, reason="encryption_required", rule="require_encrypted_key")
+            return None
+        if wish.symmetric:
+            detail = "no symmetric keys are kept here: name a key of yours with AsymmetricDecryptKeyIdentifier, not DecryptKeyIdentifier"
+            raise BadCSR(detail, reason="symmetric_decrypt_key")
+        recipient = self._key_encryption.find(wish.identifier, _good_certificate(attempt.certificate))
+        if recipient is None:
+            detail = "the key to encrypt to is not known here: name that of the client certificate by its subject key identifier, or one that an administrator has listed"
+            raise BadCSR(detail, reason="unknown_decrypt_key")
+        problem = unsuited(recipient)
+        if problem is not None:
+            raise BadCSR(
+                f"nothing can be encrypted to the key that the request names: {problem}", reason="unsuited_decrypt_key"
+            )
+        try:
+            chosen = choose(recipient, wish.capabilities)
+        except ValueError as error:
+            raise BadCSR(str(error), reason="csr_capabilities") from error
+        if self._key_encryption.signer is None:
+            detail = "the server has no key to sign an encrypted private key with"
+            raise BackendFault(detail, reason="no_key_signer")
+        return _Envelope(signer=self._key_encryption.signer, recipient=recipient, chosen=chosen)
 
     async def _names_of_reenrolment(self, attempt: _Attempt) -> tuple[x509.Name, tuple[x509.GeneralName, ...]]:
         """RFC 7030, 4.2.2: the same names, of a certificate of this label's CA (RULES B5, F2)."""
@@ -613,7 +653,7 @@ class Enrolment:
             title=kind.title,
             public_key=key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
             csr=request_for(key, subject=grant.subject, alternative_names=_alternative_names(grant)),
-            part=plain_key(key),
+            part=_part_of(key, attempt.envelope),
         )
 
     def _order(self, attempt: _Attempt, grant: Grant, made: _MadeKey | None = None) -> Order:
@@ -777,6 +817,7 @@ class Enrolment:
             channel_binding=attempt.binding,
             generated_key=None if made is None else made.title,
             key_protection=None if made is None else made.part.protection,
+            key_recipient=None if made is None else made.part.recipient,
             on_behalf_of=attempt.on_behalf_of,
             renamed_from=attempt.renamed_from,
         )
@@ -998,6 +1039,12 @@ def _kind_of(attempt: _Attempt) -> KeyKind:
     return kind
 
 
+def _part_of(key: GeneratedKey, envelope: _Envelope | None) -> KeyPart:
+    if envelope is None:
+        return plain_key(key)
+    return encrypted_key(key, signer=envelope.signer, recipient=envelope.recipient, chosen=envelope.chosen)
+
+
 def _alternative_names(grant: Grant) -> x509.Extension[x509.ExtensionType] | None:
     found = (item for item in grant.extensions if item.oid == x509.SubjectAlternativeName.oid)
     return next(found, None)
@@ -1027,11 +1074,14 @@ def _leaf_fingerprint(credentials: Credentials) -> str | None:
     return None if presented is None or presented.leaf is None else presented.leaf.fingerprint(_SHA256).hex()
 
 
+def _good_certificate(judged: ClientCertificate | None) -> x509.Certificate | None:
+    """The client certificate that the request was made with, if it is good."""
+    return None if judged is None or judged.problem is not None else judged.certificate
+
+
 def _fingerprint(judged: ClientCertificate | None) -> str | None:
-    """Of the good client certificate that the request was made with."""
-    if judged is None or judged.certificate is None or judged.problem is not None:
-        return None
-    return judged.certificate.fingerprint(_SHA256).hex()
+    certificate = _good_certificate(judged)
+    return None if certificate is None else certificate.fingerprint(_SHA256).hex()
 
 
 # -- units of the writer: pure functions of the transaction and their arguments ----------------------------------------

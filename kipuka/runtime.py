@@ -22,6 +22,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from structlog.typing import FilteringBoundLogger
 
 from kipuka import plugins as plugin_loading
@@ -59,6 +62,7 @@ from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Un
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService
+from kipuka.est.enveloped import KeyEncryption, KeySigner, key_identifier, unsuited
 from kipuka.jobs import open_jobs, recovery
 from kipuka.mtls import ClientAuth
 from kipuka.plugins import Plugins
@@ -68,6 +72,7 @@ from kipuka.store.database import Store, open_store
 from kipuka.store.enrolments import Incarnation
 from kipuka.store.lockouts import StoreLockouts
 from kipuka.x509.generate import GeneratedKey, KeyKind, generate
+from kipuka.x509.names import format_dn
 from kipuka.x509.path import AnchorSet
 
 __all__ = [
@@ -462,6 +467,7 @@ async def open_runtime(
             clock=clock,
             ca_timeout=settings.est.ca_timeout,
             make_slow_key=foundation.keys.make,
+            key_encryption=_key_encryption(settings),
             audit_gate=audit_gate,
             process=foundation.incarnation.name,
             checkpoint=checkpoint,
@@ -665,12 +671,65 @@ def _client_auth(settings: Settings) -> ClientAuth | None:
 
 def read_anchors(file: Path) -> AnchorSet:
     """The CA certificates of a PEM file. Raises `StartupError`."""
+    return AnchorSet(_read_certificates(file))
+
+
+def _key_encryption(settings: Settings) -> KeyEncryption:
+    """What private keys are encrypted with (RULES J1). Raises `StartupError`."""
+    if not any(label.serverkeygen for label in settings.labels.values()):
+        return KeyEncryption()
+    est, tls = settings.est, settings.tls
+    recipients = _read_recipients(est.serverkeygen_recipients)
+    if est.serverkeygen_signer_cert is not None and est.serverkeygen_signer_key is not None:
+        cert, file, secret = (
+            est.serverkeygen_signer_cert,
+            est.serverkeygen_signer_key,
+            est.serverkeygen_signer_key_password,
+        )
+    else:
+        cert, file, secret = tls.cert, tls.key, tls.key_password
+    certificates = _read_certificates(cert)
+    key = _read_key(file, None if secret is None else secret.get_secret_value().encode())
+    if key.public_key() != certificates[0].public_key():
+        raise StartupError(f"{file}: it is not the key of the certificate in {cert}")
     try:
-        return AnchorSet(tuple(x509.load_pem_x509_certificates(file.read_bytes())))
+        signer = KeySigner(certificates=certificates, key=key)
+    except ValueError as error:
+        if file != tls.key:
+            raise StartupError(f"{file}: private keys cannot be signed with it: {error}") from error
+        signer = None  # `kipuka check` says so
+    return KeyEncryption(signer=signer, recipients=recipients)
+
+
+def _read_certificates(file: Path) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(x509.load_pem_x509_certificates(file.read_bytes()))
     except OSError as error:
         raise StartupError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise StartupError(f"{file}: there is no PEM certificate in it, or one that cannot be parsed") from error
+
+
+def _read_recipients(file: Path | None) -> Mapping[bytes, x509.Certificate]:
+    if file is None:
+        return {}
+    found = _read_certificates(file)
+    for certificate in found:
+        problem = unsuited(certificate)
+        if problem is not None:
+            raise StartupError(f"{file}: nothing can be encrypted to {format_dn(certificate.subject)}: {problem}")
+    return {key_identifier(certificate): certificate for certificate in found}
+
+
+def _read_key(file: Path, password: bytes | None) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(file.read_bytes(), password)
+    except OSError as error:
+        raise StartupError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # cryptography's text may quote the file
+        raise StartupError(
+            f"{file}: it cannot be read as a private key, or its password is missing or wrong"
+        ) from error
 
 
 def _union(sets: Iterable[AnchorSet | None]) -> tuple[x509.Certificate, ...]:

@@ -315,8 +315,8 @@ class CertificateIssued(AuditEvent):
     """A certificate was recorded; only after this is durable does the client receive it.
 
     Where the server made the private key, `generated_key` is its kind, and `key_protection` what hid it on its way: `tls` alone, or
-    the way in which it was encrypted besides. `on_behalf_of` is as in `certificate_requested`. `renamed_from` are the
-    names of the renewed certificate, where this one has others.
+    `cms` where it was encrypted besides, to the certificate with the SHA-256 fingerprint `key_recipient`. `on_behalf_of` is as in
+    `certificate_requested`. `renamed_from` are the names of the renewed certificate, where this one has others.
     """
 
     name: ClassVar[str] = "certificate_issued"
@@ -336,6 +336,7 @@ class CertificateIssued(AuditEvent):
     channel_binding: str | None
     generated_key: str | None
     key_protection: str | None
+    key_recipient: str | None
     on_behalf_of: str | None
     renamed_from: str | None
 

@@ -44,6 +44,7 @@ def advice(settings: Settings) -> Iterator[Finding]:
     yield from _authorities(settings)
     yield from _validity(settings)
     yield from _profiles(settings)
+    yield from _encrypted_keys(settings)
     if settings.admin is not None:
         yield from _admin(settings, settings.admin)
     yield from _sinks(settings)
@@ -180,6 +181,24 @@ def _profiles(settings: Settings) -> Iterator[Finding]:
         elif name != "default":
             remedy = "name it in default_profile or in a label, or take it out"
             yield _warning(f"profile[{name}]", "no label uses this profile", remedy)
+
+
+def _encrypted_keys(settings: Settings) -> Iterator[Finding]:
+    """RULES J1: what is demanded of clients must be possible for one of them."""
+    for name, label in settings.labels.items():
+        if not label.profile.require_encrypted_key:
+            continue
+        key = f"profile[{label.profile.name}].require_encrypted_key"
+        where = "at the path without a label" if name is None else f"at the label {name}"
+        if not label.serverkeygen:
+            yield _warning(
+                key, f"no keys are made {where}: it says nothing there", "write serverkeygen = true, or take it out"
+            )
+        elif "mtls" not in label.auth and settings.est.serverkeygen_recipients is None:
+            problem = (
+                f"nobody {where} has a key to name: there are no client certificates, and no recipients are listed"
+            )
+            yield _warning(key, problem, "write serverkeygen_recipients in [est]")
 
 
 def _profile(key: str, profile: Profile) -> Iterator[Finding]:

@@ -52,6 +52,7 @@ from kipuka.cli.failures import ExitCode
 from kipuka.cli.mounts import file_system_of
 from kipuka.cli.no_store import NoStore
 from kipuka.config import Address, AuditSection, CAItem, DatabaseSection, Known, ServerSection, Settings, TLSSection
+from kipuka.est.enveloped import signs_messages, unsuited
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.plugins import Plugins
 from kipuka.runtime import Composition, CompositionError, compose, needs_of
@@ -192,6 +193,8 @@ class _Look:
         self._authorities()
         if self.settings.tls is not None:
             self._server_certificate(self.settings.tls)
+        if self.whole is not None:
+            self._key_generation(self.whole)
         if self.settings.db is not None:
             self._database(self.settings.db)
         if self.whole is not None:
@@ -273,6 +276,8 @@ class _Look:
 
     def _models(self) -> Iterator[BaseModel]:
         settings = self.settings
+        if self.whole is not None:
+            yield self.whole.est
         yield from (section for section in (settings.tls, settings.db, settings.admin) if section is not None)
         yield from settings.authenticators.values()
         yield from (item.settings for item in settings.cas)
@@ -282,7 +287,9 @@ class _Look:
 
     def _server_certificate(self, tls: TLSSection) -> None:
         chain = self._certificates("tls.cert", tls.cert)
-        self._server_key(tls, chain[0] if chain else None)
+        self._private_key(
+            "tls.key", tls.key, tls.key_password, chain[0] if chain else None, of="tls.cert", where=tls.cert
+        )
         self._permissions("tls.key", tls.key, "the server's private key")
         if not chain:
             return
@@ -299,34 +306,39 @@ class _Look:
                 self._error("tls.cert", problem, remedy)
         self._server_chain(chain)
 
-    def _server_key(self, tls: TLSSection, leaf: x509.Certificate | None) -> None:
-        content = self._read("tls.key", tls.key)
+    def _private_key(
+        self, name: str, path: Path, secret: SecretStr | None, leaf: x509.Certificate | None, *, of: str, where: Path
+    ) -> None:
+        """That the key can be read, and is that of the certificate under the key `of` in the file `where`."""
+        content = self._read(name, path)
         if content is None:
             return
-        password = None if tls.key_password is None else tls.key_password.get_secret_value().encode("utf-8")
+        password = None if secret is None else secret.get_secret_value().encode("utf-8")
         try:
             key = load_pem_private_key(content, password)
         except TypeError:
             # cryptography says so of a password that is missing, and of one that is not needed
             if password is None:
-                self._error("tls.key_password", f"{tls.key} is encrypted", 'write key_password = "file:PATH"')
+                own = f"{name.rpartition('.')[2]}_password"
+                self._error(f"{name}_password", f"{path} is encrypted", f'write {own} = "file:PATH"')
             else:
-                self._error("tls.key_password", f"{tls.key} is not encrypted", "take key_password out")
+                own = f"{name.rpartition('.')[2]}_password"
+                self._error(f"{name}_password", f"{path} is not encrypted", f"take {own} out")
             return
         except (ValueError, UnsupportedAlgorithm):
             remedy = "write the right password" if password else "put a PEM private key into it"
-            self._error("tls.key", f"{tls.key} cannot be read as a private key", remedy)
+            self._error(name, f"{path} cannot be read as a private key", remedy)
             return
         if leaf is None:
             return
         try:
             same = spki(leaf.public_key()) == spki(key.public_key())
         except UNREADABLE:
-            self._error("tls.cert", "the certificate's public key cannot be read", "use another certificate")
+            self._error(of, "the certificate's public key cannot be read", "use another certificate")
             return
         if not same:
             remedy = "write the key that the certificate was made for"
-            self._error("tls.key", f"it is not the key of the certificate in {tls.cert}", remedy)
+            self._error(name, f"it is not the key of the certificate in {where}", remedy)
 
     def _server_names(self, leaf: x509.Certificate) -> None:
         try:
@@ -380,6 +392,48 @@ class _Look:
             self._say(severity, key, f"{what} is not valid before {day}", "look at the clock, or replace it")
         elif certificate.not_valid_after_utc - self.now < EXPIRES_SOON:
             self._warn(key, f"{what} expires on {certificate.not_valid_after_utc:%Y-%m-%d}", "replace it in time")
+
+    # --- private keys that are made here ---
+
+    def _key_generation(self, settings: Settings) -> None:
+        """RULES J1: whom private keys are encrypted to, and who signs them."""
+        est = settings.est
+        if not any(label.serverkeygen for label in settings.labels.values()):
+            return
+        if est.serverkeygen_recipients is not None:
+            self._recipients("est.serverkeygen_recipients", est.serverkeygen_recipients)
+        if est.serverkeygen_signer_cert is None or est.serverkeygen_signer_key is None:
+            self._server_as_signer(settings.tls)
+            return
+        name, of = "est.serverkeygen_signer_key", "est.serverkeygen_signer_cert"
+        chain = self._certificates(of, est.serverkeygen_signer_cert)
+        leaf, where = (chain[0] if chain else None), est.serverkeygen_signer_cert
+        secret = est.serverkeygen_signer_key_password
+        self._private_key(name, est.serverkeygen_signer_key, secret, leaf, of=of, where=where)
+        self._permissions(name, est.serverkeygen_signer_key, "the key that answers for others")
+        if leaf is not None:
+            self._dates(of, leaf, "the certificate")
+            if not signs_messages(leaf):
+                problem = "private keys cannot be signed with its key, which is not RSA, ECDSA or Ed25519"
+                self._error(of, problem, "use another certificate")
+
+    def _server_as_signer(self, tls: TLSSection) -> None:
+        try:
+            leaf = x509.load_pem_x509_certificates(tls.cert.read_bytes())[0]
+        except (OSError, *UNREADABLE):
+            return  # it was said already
+        if not signs_messages(leaf):
+            problem = "the server's key is not RSA, ECDSA or Ed25519: private keys cannot be handed out encrypted"
+            self._warn("est.serverkeygen", problem, "write serverkeygen_signer_cert and serverkeygen_signer_key")
+
+    def _recipients(self, key: str, path: Path) -> None:
+        for certificate in self._certificates(key, path):
+            problem = unsuited(certificate)
+            if problem is not None:
+                remedy = "take it out, or list a certificate for key encipherment or key agreement"
+                self._error(key, f"nothing can be encrypted to {title(certificate)}: {problem}", remedy)
+            else:
+                self._dates(key, certificate, title(certificate), severity="warning")
 
     # --- client certificates and methods ---
 

@@ -171,6 +171,7 @@ async def _record(
         channel_binding=None,
         generated_key=None,
         key_protection=None,
+        key_recipient=None,
         on_behalf_of=None,
         renamed_from=None,
     )

@@ -80,6 +80,7 @@ def build_profile(item: ProfileItem) -> tuple[Profile, Sequence[Mistake]]:
         reenrol_names=item.reenrol_names,
         key_policy=key_policy,
         generated_key=_generated_key(item, key_policy, mistakes),
+        require_encrypted_key=item.require_encrypted_key,
         csr_signature_hashes=item.csr_signature_hashes,
         validity=validity,
         max_validity=longest,

@@ -414,8 +414,32 @@ class ESTSection(Section):
     alternative name (`dns:*.ra.example.com`, `email:`, `uri:`), or `sha256:` and a certificate's fingerprint. Such a certificate must also have the
     extended key usage `cmcRA`, be issued by the label's CA and stand in this server's record (RFC 7030, 3.7)."""
 
+    serverkeygen_recipients: ConfigPath | None = None
+    """PEM file of certificates that a client may have its private key encrypted to, beside its own TLS certificate: it names one by its
+    subject key identifier (AsymmetricDecryptKeyIdentifier)."""
+
+    serverkeygen_signer_cert: ConfigPath | None = None
+    """PEM file with the certificate of whoever answers for the private keys that are sent encrypted, followed by its chain. Their message is
+    signed with it. Default: the server's own certificate, `cert` of `[tls]`."""
+
+    serverkeygen_signer_key: ConfigPath | None = None
+    """PEM file with the private key of `serverkeygen_signer_cert`: RSA, ECDSA or Ed25519."""
+
+    serverkeygen_signer_key_password: Secret | None = None
+    """Passphrase of `serverkeygen_signer_key`, where it is encrypted."""
+
     label: tuple[LabelItem, ...] = ()
     """The labels, one `[[est.label]]` each."""
+
+    @model_validator(mode="after")
+    def _signer_is_whole(self) -> ESTSection:
+        if (self.serverkeygen_signer_cert is None) != (self.serverkeygen_signer_key is None):
+            msg = "serverkeygen_signer_cert and serverkeygen_signer_key belong together; write both, or neither"
+            raise ValueError(msg)
+        if self.serverkeygen_signer_key is None and self.serverkeygen_signer_key_password is not None:
+            msg = "serverkeygen_signer_key_password is of no use without serverkeygen_signer_key; take it out, or write the key"
+            raise ValueError(msg)
+        return self
 
 
 _Glob = Annotated[str, Field(min_length=1, max_length=512)]
@@ -483,6 +507,10 @@ class ProfileItem(Section):
     )
     """The kind of private key that `serverkeygen` makes where the key in the request is not of a kind that this profile accepts.
     Default: the first of `p256`, `p384`, `p521`, `ed25519`, `rsa` that it accepts."""
+
+    require_encrypted_key: bool = False
+    """Whether a private key that the server makes is handed out only encrypted to a key of the client's, besides TLS: a request that names
+    none is refused."""
 
     validity_days: float | None = Field(default=None, ge=0.001, le=36500)
     """How long certificates are valid, in days. Default: `validity_days` of the CA. A CA never goes beyond the end of its own certificate."""

@@ -26,7 +26,16 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ObjectIdentifier
 
-__all__ = ["Algorithms", "KeySigner", "choose", "enveloped", "key_identifier", "unsuited"]
+__all__ = [
+    "Algorithms",
+    "KeyEncryption",
+    "KeySigner",
+    "choose",
+    "enveloped",
+    "key_identifier",
+    "signs_messages",
+    "unsuited",
+]
 
 _SIGNED_DATA = ObjectIdentifier("1.2.840.113549.1.7.2")  # RFC 5652, section 5.1
 _ENVELOPED_DATA = ObjectIdentifier("1.2.840.113549.1.7.3")  # RFC 5652, section 6.1
@@ -380,6 +389,11 @@ class KeySigner:
                 raise AssertionError(type(self.key))  # refused in __post_init__
 
 
+def signs_messages(certificate: x509.Certificate) -> bool:
+    """Whether a `KeySigner` can be made of this certificate and its key."""
+    return isinstance(certificate.public_key(), rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey)
+
+
 _ED25519 = ObjectIdentifier("1.3.101.112")  # RFC 8419
 _ECDSA = {  # RFC 5754, section 3.3
     "sha256": ObjectIdentifier("1.2.840.10045.4.3.2"),
@@ -400,6 +414,21 @@ def _digest_of(key: PrivateKeyTypes) -> tuple[ObjectIdentifier, hashes.HashAlgor
             return _SHA512, hashes.SHA512()  # RFC 8419, section 3.1
         case _:
             raise ValueError("its key is not RSA, ECDSA or Ed25519")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyEncryption:
+    """What this server encrypts private keys with: who signs, and to whom it may encrypt beside the client that asks.
+
+    `signer` is None where the server has no key that signs such messages. `recipients` are by their `key_identifier`.
+    """
+
+    signer: KeySigner | None = None
+    recipients: Mapping[bytes, x509.Certificate] = field(default_factory=dict[bytes, x509.Certificate])
+
+    def find(self, identifier: bytes, own: x509.Certificate | None) -> x509.Certificate | None:
+        """The certificate that this identifier names: the client's own, or one that an administrator has listed."""
+        return own if own is not None and key_identifier(own) == identifier else self.recipients.get(identifier)
 
 
 # --- the encryption

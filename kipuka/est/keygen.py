@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
+from typing import Literal
 
+from cryptography import x509
 from cryptography.hazmat import asn1
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import ObjectIdentifier
 
 from kipuka.api.errors import BadCSR
 from kipuka.est.csr import CertificateRequest
+from kipuka.est.enveloped import Algorithms, KeySigner, enveloped
 from kipuka.est.wire import CERTS_ONLY
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "EncryptTo",
     "KeyPart",
     "encrypt_to",
+    "encrypted_key",
     "key_and_certificate",
     "plain_key",
     "private_key_info",
@@ -42,6 +47,7 @@ KEY_AND_CERTIFICATE = f"multipart/mixed; boundary={BOUNDARY}"
 """The content type of the answer (RFC 7030, section 4.4.2)."""
 
 PLAIN = "application/pkcs8"
+ENCRYPTED = "application/pkcs7-mime; smime-type=server-generated-key"
 
 _LINE = 76  # RFC 2045, section 6.8: this is MIME, unlike the rest of EST
 
@@ -71,12 +77,14 @@ class EncryptTo:
 class KeyPart:
     """A private key as it goes to its client: the content type and the DER of that part.
 
-    `protection` is for the audit log: "tls" where nothing but the connection hides the key.
+    `protection` is for the audit log: "tls" where nothing but the connection hides the key, "cms" where it is encrypted besides, to the
+    certificate with the SHA-256 fingerprint `recipient`.
     """
 
     content_type: str
     der: bytes = field(repr=False)
-    protection: str
+    protection: Literal["tls", "cms"]
+    recipient: str | None = None
 
 
 def encrypt_to(csr: CertificateRequest) -> EncryptTo | None:
@@ -131,6 +139,15 @@ def _capabilities(csr: CertificateRequest) -> tuple[ObjectIdentifier, ...]:
 def plain_key(key: PrivateKeyTypes) -> KeyPart:
     """The part without further encryption: a PrivateKeyInfo (RFC 5958, section 2: version 1, without the public key)."""
     return KeyPart(content_type=PLAIN, der=private_key_info(key), protection="tls")
+
+
+def encrypted_key(
+    key: PrivateKeyTypes, *, signer: KeySigner, recipient: x509.Certificate, chosen: Algorithms
+) -> KeyPart:
+    """The part that only the recipient can read."""
+    message = enveloped(private_key_info(key), signer=signer, recipient=recipient, chosen=chosen)
+    fingerprint = recipient.fingerprint(hashes.SHA256()).hex()
+    return KeyPart(content_type=ENCRYPTED, der=message, protection="cms", recipient=fingerprint)
 
 
 def private_key_info(key: PrivateKeyTypes) -> bytes:

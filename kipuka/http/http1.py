@@ -125,6 +125,10 @@ class HTTP1(H11Protocol):
             await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
 
+    async def _maybe_recycle(self) -> None:
+        self._bodiless = False  # the next request may be one whose method cannot be read
+        await super()._maybe_recycle()
+
     async def _create_stream(self, request: h11.Request) -> None:
         # No WebSocket and no h2c: a server may ignore Upgrade (RFC 9110, 7.8).
         self.stream = HTTPStream(

@@ -93,6 +93,7 @@ class Profile:
     `change_subject_name` whether a renewal may ask for other names (RULES F3).
 
     `generated_key` is made where the server makes a key and the request's own kind is not taken; None: the best that is.
+    `require_encrypted_key`: it is handed out only encrypted to a key of the client's.
 
     Raises ValueError for a form, a domain or a pattern that can never match, and for an extension that is never copied.
     """
@@ -105,6 +106,7 @@ class Profile:
     reenrol_names: Literal["must-match", "from-certificate"] = "must-match"
     key_policy: KeyPolicy = field(default_factory=KeyPolicy)
     generated_key: KeyKind | None = None
+    require_encrypted_key: bool = False
     validity: timedelta | None = None
     max_validity: timedelta | None = None
     backdate: timedelta = timedelta(minutes=5)

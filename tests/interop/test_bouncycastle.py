@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+
+from kipuka.est.enveloped import KeySigner, choose
+from kipuka.est.keygen import encrypted_key, private_key_info
+from kipuka.testing.pki import make_key, make_root
 
 pytestmark = [pytest.mark.interop, pytest.mark.server, pytest.mark.needs("jdk", "bouncycastle")]
 
@@ -146,6 +151,51 @@ def test_a_password_for_a_label_is_used_there(java, kipuka_servers):
     token = server.make_token("java-label", label="printers")
     assert java("enrol", server, device="java-label", token=token.value)["status"] == "401"
     certificate_of(java("enrol", server, device="java-label", token=token.value, label="printers"))
+
+
+@pytest.mark.parametrize("key", ["P-256", "RSA"])
+@pytest.mark.parametrize("tls", ["TLSv1.2", "TLSv1.3"])
+def test_the_server_makes_the_key_and_the_device_renews_with_it(java, server, key, tls):
+    """RFC 7030, 4.4: `simpleEnrollWithServersideCreation`, whose parser reads both parts."""
+    name = f"java-made-{key}-{tls}".replace(".", "-")
+    token = server.make_token(name)
+    seen = java("keygen", server, device=name, key=key, tls=tls, token=token.value)
+    certificate = certificate_of(seen)
+    private = load_der_private_key(base64.b64decode(seen["key"]), None)
+    assert private.public_key() == certificate.public_key()
+    assert server.view_token(token)["used"] == 1
+    certificate_of(java("enrol", server, device=name, tls=tls, renew=1, certificate=name))
+
+
+def test_its_linked_request_for_a_key_is_a_simpleenroll(java, server):
+    """docs/reference/clients.md says so of `simpleEnrollPopWithServersideCreation` in this version, which then misses the key."""
+    token = server.make_token("java-made-linked")
+    seen = java("keygen", server, device="java-made-linked", tls="TLSv1.2", linked=1, token=token.value)
+    assert "getPrivateKeyInfo()" in seen["said"]
+    issued = server.wait_for_audit("certificate_issued", subject="CN=java-made-linked")
+    assert issued["data"]["operation"] == "simpleenroll"
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "p256", "p521"])
+@pytest.mark.parametrize("capability", [None, "1.2.840.113549.1.1.7", "2.16.840.1.101.3.4.1.5"])
+def test_it_opens_an_encrypted_key_and_verifies_its_signature(java, server, kind, capability):
+    """RFC 7030, 4.4.2; RFC 5753; OAEP and AES-128 where the client asks for them."""
+    root, sent = make_root(), make_key("p256")
+    usage = ("key_encipherment",) if kind.startswith("rsa") else ("key_agreement",)
+    device = root.issue("device", key=kind, key_usage=usage)
+    wishes = [] if capability is None else [x509.ObjectIdentifier(capability)]
+    part = encrypted_key(
+        sent,
+        signer=KeySigner(certificates=(root.certificate,), key=root.key),
+        recipient=device.certificate,
+        chosen=choose(device.certificate, wishes),
+    )
+    private = device.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    given = {"message": part.der, "key": private, "certificate": device.der}
+    seen = java("open", server, **{name: base64.b64encode(content).decode() for name, content in given.items()})
+    assert seen["result"] == "ok", seen
+    assert (seen["content"], seen["verified"]) == ("2.16.840.1.101.2.1.2.78.5", "true")
+    assert private_key_info(sent) in base64.b64decode(seen["package"])
 
 
 def test_it_may_ask_again_where_the_ca_has_not_decided(java, kipuka_servers, site):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -24,10 +26,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from kipuka.est.cms import read_certs_only
-from kipuka.testing.client import Response, basic, encode_body, est_path
+from kipuka.runtime import KeyWorkshop
+from kipuka.testing import der
+from kipuka.testing.client import Response, basic, bearer, encode_body, est_path
 from kipuka.testing.http2 import HTTP2Peer
 from kipuka.testing.inprocess import InProcessServer
-from kipuka.testing.pki import make_csr, make_key
+from kipuka.testing.pki import Attribute, make_csr, make_key, make_root
 from kipuka.x509 import generate as generating
 from kipuka.x509.keys import describe_key
 
@@ -41,21 +45,41 @@ SETTINGS = {
     "profile": [
         {"name": "large", "key_types": ["rsa", "p384"], "min_rsa_bits": 3072},
         {"name": "signing", "key_types": ["ed25519", "rsa"], "serverkeygen_key": "rsa-2048"},
+        {"name": "agreeing", "key_usage": ["digitalSignature", "keyAgreement", "keyEncipherment"]},
+        {"name": "careful", "require_encrypted_key": True},
     ],
     "est": {
+        "serverkeygen_recipients": "recipients.pem",
         "label": [
             {"name": "own-keys", "serverkeygen": False},
             {"name": "patient", "replay_window": 600},
             {"name": "large", "profile": "large"},
             {"name": "signing", "profile": "signing"},
-        ]
+            {"name": "agreeing", "profile": "agreeing"},
+            {"name": "careful", "profile": "careful"},
+        ],
     },
 }
 
 
 @pytest.fixture(scope="module")
-def server(kipuka_servers):
-    return kipuka_servers(SETTINGS)
+def factory():
+    """A maker of devices, whose certificates have never seen this server's CA."""
+    return make_root("Factory")
+
+
+@pytest.fixture(scope="module")
+def badge(factory):
+    """A certificate that an administrator has listed, of a device that proves itself by other means."""
+    return factory.issue("badge", key="rsa2048", key_usage=("key_encipherment",))
+
+
+@pytest.fixture(scope="module")
+def server(kipuka_servers, badge):
+    server = kipuka_servers(SETTINGS, start=False)
+    listed = server.deployment.directory / "recipients.pem"
+    listed.write_bytes(badge.certificate.public_bytes(Encoding.PEM))
+    return server.start()
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +124,10 @@ def test_a_new_key_of_the_requests_kind_comes_with_its_certificate(server, clien
     token = server.make_token(f"made-{kind}")
     csr = make_csr(common_name="whatever", key=kind)
     answer = ask(client, csr, token=token.value)
-    der, key, certificate = opened(answer)
+    octets, key, certificate = opened(answer)
     assert public(key.public_key()) != public(csr.key.public_key())
     checks = [] if kind == "ed25519" else ["-check"]
-    shown = openssl("pkey", "-inform", "DER", "-pubout", *checks, given=der)
+    shown = openssl("pkey", "-inform", "DER", "-pubout", *checks, given=octets)
     pem = certificate.public_bytes(Encoding.PEM)
     assert openssl("x509", "-noout", "-pubkey", given=pem) in shown
     assert certificate.subject.rfc4514_string() == f"CN=made-{kind}"
@@ -292,6 +316,136 @@ def test_without_a_window_a_lost_answer_is_lost(server, client):
     assert refused(ask(client, csr, token=token.value)) == INVALID
 
 
+# -- encrypted to a key of the client's --------------------------------------------------------------------------------
+
+SYMMETRIC, ASYMMETRIC, CAPABILITIES = (
+    "1.2.840.113549.1.9.16.2.37",
+    "1.2.840.113549.1.9.16.2.54",
+    "1.2.840.113549.1.9.15",
+)
+AES128, TRIPLE_DES = "2.16.840.1.101.3.4.1.2", "1.2.840.113549.3.7"
+ENCRYPTED = "application/pkcs7-mime; smime-type=server-generated-key"
+
+
+def naming(identifier, *capabilities, oid=ASYMMETRIC, **more):
+    """A request that names a key to encrypt to."""
+    attributes = [Attribute(oid=oid, values=(der.octet_string(identifier),))]
+    if capabilities:
+        listed = der.sequence(*(der.sequence(der.object_identifier(found)) for found in capabilities))
+        attributes.append(Attribute(oid=CAPABILITIES, values=(listed,)))
+    return make_csr(attributes=attributes, **more)
+
+
+def identifier_of(device):
+    return device.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+
+def unwrapped(server, answer, device, folder, trust=None):
+    """What `opened` gives, of an encrypted answer: by openssl, which follows the signature up to the server's root."""
+    assert answer.status == 200, answer.text
+    (key_type, message), (_, certificates) = answer.parts()
+    assert key_type == ENCRYPTED
+    for name, content in {
+        "message": message,
+        "key": device.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        "certificate": device.certificate.public_bytes(Encoding.PEM),
+        "root": trust or server.deployment.trust,
+    }.items():
+        (folder / name).write_bytes(content)
+    signed = openssl(
+        *("cms", "-decrypt", "-binary", "-inform", "DER", "-in", f"{folder}/message"),
+        *("-recip", f"{folder}/certificate", "-inkey", f"{folder}/key"),
+    )
+    (folder / "signed").write_bytes(der.sequence(der.object_identifier("1.2.840.113549.1.7.2"), der.context(0, signed)))
+    package = openssl(
+        *("cms", "-verify", "-binary", "-inform", "DER", "-in", f"{folder}/signed"),
+        *("-CAfile", f"{folder}/root", "-purpose", "any"),
+    )
+    (certificate,) = read_certs_only(certificates)
+    info = bytes(asn1.decode_der(asn1.TLV, package).data)  # AsymmetricKeyPackage: a SEQUENCE OF, with one in it
+    return info, load_der_private_key(info, None), certificate
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "p256", "p384"])
+def test_a_private_key_comes_encrypted_to_the_clients_own_certificate(server, tmp_path, kind):
+    """RFC 7030, 4.4.1.2 and 4.4.2: named by its subject key identifier; signed by the server."""
+    device = server.enrol(f"encrypted-{kind}", label="agreeing", key=kind)
+    csr = naming(identifier_of(device), AES128, common_name=f"encrypted-{kind}")
+    answer = ask(server.client(device), csr, label="agreeing")
+    _, key, certificate = unwrapped(server, answer, device, tmp_path)
+    assert public(key.public_key()) == public(certificate.public_key())
+    assert server.recorded(certificate) is not None
+    issued = server.wait_for_audit("certificate_issued", fingerprint=certificate.fingerprint(hashes.SHA256()).hex())
+    assert issued["data"]["key_protection"] == "cms"
+    assert issued["data"]["key_recipient"] == device.certificate.fingerprint(hashes.SHA256()).hex()
+    shown = openssl("cms", "-cmsout", "-print", "-noout", "-inform", "DER", "-in", f"{tmp_path}/message")
+    assert b"aes-128-cbc" in shown
+
+
+def test_a_private_key_comes_encrypted_to_a_certificate_that_an_administrator_listed(server, client, badge, tmp_path):
+    """RULES J1: whatever the client proves itself with, here a token."""
+    token = server.make_token("badged")
+    answer = ask(client, naming(identifier_of(badge)), token=token.value)
+    _, key, certificate = unwrapped(server, answer, badge, tmp_path)
+    assert public(key.public_key()) == public(certificate.public_key())
+
+
+def test_a_retry_is_encrypted_to_the_same_key(server, client, badge, tmp_path):
+    """RULES D4."""
+    token, csr = server.make_token("badged-twice", label="patient"), naming(identifier_of(badge))
+    keys = [
+        unwrapped(server, ask(client, csr, label="patient", token=token.value), badge, tmp_path)[0] for _ in range(2)
+    ]
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        pytest.param(lambda _: naming(b"nobody's"), "the key to encrypt to is not known here", id="unknown"),
+        pytest.param(lambda _: naming(b"k1", oid=SYMMETRIC), "no symmetric keys are kept here", id="symmetric"),
+        pytest.param(
+            naming,
+            "nothing can be encrypted to the key that the request names: its certificate does not allow keyAgreement",
+            id="not for it",
+        ),
+        pytest.param(lambda _: naming(b"x" * 65), "the identifier of the key to encrypt to has not", id="too long"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_a_400_that_says_why(server, request_, text):
+    """RFC 7030, 4.4.1.1 and 4.4.1.2: the request is terminated, and the key is not sent without encryption instead."""
+    device = server.enrol("unsuited")
+    answer = ask(server.client(device), request_(identifier_of(device)))
+    assert answer.status == 400
+    assert answer.text.startswith(text)
+
+
+def test_a_client_that_can_read_no_cipher_of_ours_is_told_so(server, client, badge):
+    answer = ask(client, naming(identifier_of(badge), TRIPLE_DES), token=server.make_token("old").value)
+    assert answer.status == 400
+    assert "AES" in answer.text
+
+
+def test_where_the_profile_demands_it_no_plain_key_is_handed_out(server, client, badge, tmp_path):
+    """RULES J1: the refusal names the rule, and nothing is spent."""
+    token = server.make_token("careful", label="careful")
+    answer = ask(client, make_csr(), label="careful", token=token.value)
+    assert answer.status == 400
+    assert answer.text.endswith("(rule require_encrypted_key)")
+    refusal = server.wait_for_audit("certificate_refused", reason="encryption_required")
+    assert refusal["data"]["rule"] == "require_encrypted_key"
+    assert server.view_token(token)["used"] == 0
+    answer = ask(client, naming(identifier_of(badge)), label="careful", token=token.value)
+    unwrapped(server, answer, badge, tmp_path)
+
+
+def test_somebody_elses_certificate_is_not_the_clients_own(server):
+    """RULES J1: only the certificate of this very connection, or a listed one."""
+    first, second = (server.enrol(name, label="agreeing", key="rsa2048") for name in ("first-own", "second-own"))
+    answer = ask(server.client(first), naming(identifier_of(second), common_name="first-own"), label="agreeing")
+    assert answer.status == 400
+
+
 # -- the key is nowhere ------------------------------------------------------------------------------------------------
 
 
@@ -351,7 +505,7 @@ def test_the_search_finds_a_key_that_is_there():
             assert not leaks([(der, key)], {"there": os.urandom(5000)})
 
 
-def test_no_private_key_is_left_anywhere(server, client):
+def test_no_private_key_is_left_anywhere(server, client, badge, tmp_path_factory):
     """RFC 7030, 4.4; RULES J1: not in log, database, audit log or temporary file, of requests that ended well or badly."""
     before = {
         str(path) for folder in (tempfile.gettempdir(), "/var/tmp", "/dev/shm") for path in Path(folder).glob("*")
@@ -361,6 +515,10 @@ def test_no_private_key_is_left_anywhere(server, client):
         token = server.make_token("searched", label="patient")
         csr = make_csr(key=kind)
         found += [opened(ask(client, csr, label="patient", token=token.value)) for _ in range(2)]
+    csr = naming(identifier_of(badge))
+    answer = ask(client, csr, token=server.make_token("searched").value)
+    scratch = tmp_path_factory.mktemp("unwrapped")
+    found.append(unwrapped(server, answer, badge, scratch))
     server.wait_for_audit("certificate_issued", fingerprint=found[-1][2].fingerprint(hashes.SHA256()).hex())
     server.restart()  # what was in a buffer is on disk
     places = everything(server, before)
@@ -375,7 +533,7 @@ class SlowMaker:
     """Stands for a machine on which an RSA key takes as long as a test needs."""
 
     def __init__(self):
-        self.begun, self.go_on = threading.Semaphore(0), threading.Event()
+        self.asked, self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
 
     def __call__(self, kind):
         self.begun.release()
@@ -391,34 +549,40 @@ def busy(kipuka_template, tmp_path, monkeypatch):
     monkeypatch.setattr("kipuka.runtime.generate", maker)
     deployment = kipuka_template.copy(tmp_path / "kipuka")
     deployment.configure({"otp": {"hash_algorithm": "sha256-hmac"}})
+    wait_for_one = KeyWorkshop.make
+
+    async def make(workshop, kind):
+        maker.asked.release()  # in this step of the event loop it also takes its place in the queue
+        return await wait_for_one(workshop, kind)
+
+    monkeypatch.setattr(KeyWorkshop, "make", make)
     with InProcessServer(deployment) as running:
         yield running, maker
         maker.go_on.set()
 
 
-def make_token(deployment, name):
-    return deployment.kipuka("otp", "create", "--client-id", name).stdout.split()[0]
+def make_token(running, name):
+    headers = {"Authorization": bearer(running.deployment.admin_token), "Content-Type": "application/json"}
+    body = json.dumps({"client_id": name}).encode()
+    answer = running.client().request("POST", "/admin/otp", headers=headers, body=body)
+    return json.loads(answer.body)["token"]
 
 
 def test_when_too_many_wait_for_rsa_keys_the_next_hears_503_and_others_are_served(busy):
     """RULES J1: a bounded queue; no use is spent, and neither elliptic curves nor enrolments wait for RSA."""
     running, maker = busy
-    tokens = [make_token(running.deployment, f"rsa-{number}") for number in range(3)]
+    tokens = [make_token(running, f"rsa-{number}") for number in range(3)]
     csr = make_csr(key="rsa2048")
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, running.client(), csr, token=tokens[0])
         assert maker.begun.acquire(timeout=30)
-        gate = running.stop_at("make_key")
         second = pool.submit(ask, running.client(), csr, token=tokens[1])
-        gate.wait()
-        gate.open()
-        late = None
-        while late is None or late.status == 200:  # until the second one waits in the queue
-            late = ask(running.client(), csr, token=tokens[2])
+        assert all(maker.asked.acquire(timeout=30) for _ in range(2))
+        late = ask(running.client(), csr, token=tokens[2])
         assert refused(late) == (503, "the server is too busy")
         assert late.header("Retry-After") == "2"
-        assert ask(running.client(), make_csr(), token=make_token(running.deployment, "curve")).status == 200
-        assert running.client().enroll(make_csr(), token=make_token(running.deployment, "own")).status == 200
+        assert ask(running.client(), make_csr(), token=make_token(running, "curve")).status == 200
+        assert running.client().enroll(make_csr(), token=make_token(running, "own")).status == 200
         maker.go_on.set()
         for waiting in (first, second):
             opened(waiting.result(30))
@@ -428,7 +592,7 @@ def test_when_too_many_wait_for_rsa_keys_the_next_hears_503_and_others_are_serve
 def test_a_client_that_leaves_while_its_key_is_made_loses_nothing(busy):
     """From the reservation on it is not the client's any more: the certificate is recorded, the use spent (guarantee 1)."""
     running, maker = busy
-    token = make_token(running.deployment, "left")
+    token = make_token(running, "left")
     headers = {"Content-Type": "application/pkcs10", "Authorization": basic(token)}
     with running.client().connect() as connection:
         body = encode_body(make_csr(key="rsa2048").der, "64-lf")

@@ -372,6 +372,25 @@ async def test_a_refused_head_has_no_body(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nx: " + b"x" * 20_000, b"431", id="too large"),
+        pytest.param(b"\x00\r\n\r\n", b"400", id="no request"),
+    ],
+)
+async def test_what_cannot_be_read_after_a_head_is_told_why(data: bytes, status: bytes) -> None:
+    """Only the answer to the HEAD itself has no body."""
+    async with running() as server:
+        peer = await Peer.ready(server.port)
+        await peer.send(b"HEAD /show HTTP/1.1\r\nhost: x\r\n\r\n" + data)
+        first, second, body = (await peer.rest()).split(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 200")
+        assert second.startswith(b"HTTP/1.1 " + status)
+        assert f"content-length: {len(body)}".encode() in second.lower()
+        assert body.endswith(b"\n")
+
+
+@pytest.mark.parametrize(
     ("target", "path"),
     [("https://localhost/show", "/show"), ("http://[::1/", "/"), ("HTTPS://x", "/"), ("//show", "//show")],
 )

@@ -34,11 +34,13 @@ from kipuka.api import (
 )
 from kipuka.audit.chain import seal
 from kipuka.enrolment import Enrolled, Enrolment, EnrolmentRequest, LabelService, Postponed
+from kipuka.est.enveloped import KeyEncryption, key_identifier
 from kipuka.jobs import open_jobs, recovery
 from kipuka.store import certificates, enrolments
 from kipuka.store.database import open_store
 from kipuka.store.schema import upgrade
-from kipuka.testing.pki import make_csr, make_key, make_root
+from kipuka.testing import der
+from kipuka.testing.pki import Attribute, make_csr, make_key, make_root
 from kipuka.x509.generate import generate
 from kipuka.x509.names import subject_for
 from kipuka.x509.profiles import Profile
@@ -924,6 +926,20 @@ async def test_a_first_certificate_that_is_revoked_while_the_retry_is_under_way_
         await here.enrol(csr)
     assert raised.value.reason == "replay_ended"
     assert len(await here.recorded()) == 1
+
+
+async def test_a_server_that_cannot_sign_sends_no_plain_key_instead(world):
+    """RFC 7030, 4.4.1: what was asked for, or an error; the use comes back."""
+    here = making_keys(world())
+    device = ROOT.issue("device", key="rsa2048", key_usage=("key_encipherment",)).certificate
+    here.enrolment._key_encryption = KeyEncryption(recipients={key_identifier(device): device})
+    named = der.octet_string(key_identifier(device))
+    csr = make_csr(attributes=[Attribute(oid="1.2.840.113549.1.9.16.2.54", values=(named,))])
+    with pytest.raises(BackendFault) as refused:
+        await here.enrol(csr)
+    assert refused.value.reason == "no_key_signer"
+    assert here.spending.counts == (1, 0, 0)
+    assert here.backend.orders == []
 
 
 async def test_a_private_key_is_in_no_repr_of_an_outcome(world):

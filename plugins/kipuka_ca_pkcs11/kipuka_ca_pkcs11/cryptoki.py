@@ -117,12 +117,12 @@ class Module:
         """Whether the library is initialised."""
         return self._up
 
-    def stop(self, *, patience: float = 0) -> None:
-        """Finalise the library: sessions and logins end. One that is in the middle of a call is left as it is."""
+    def stop_unless_used(self, *, patience: float) -> None:
+        """Finalise the library when nobody has it any more: sessions and logins end. One that is in the middle of a call is left as it is."""
         with self._state:
-            if not self._state.wait_for(lambda: not self._active, patience):
-                return
-            self._stop()
+            idle = self._state.wait_for(lambda: not self._active and not self._restarting, patience)
+            if idle and self.users == 0:
+                self._stop()
 
     def _start(self) -> None:
         if os.getpid() != self._process:
@@ -310,8 +310,9 @@ def borrow(path: Path) -> Module:
 
 
 def give_back(module: Module, *, patience: float = 0) -> None:
-    """The last one to give it back stops it."""
+    """The last one to give it back stops it; `patience` bounds how long that waits for calls under way."""
     with _lock:
         module.users -= 1
-        if module.users == 0:
-            module.stop(patience=patience)
+        last = module.users == 0
+    if last:  # not under the lock, which a `borrow` in an event loop may want
+        module.stop_unless_used(patience=patience)

@@ -102,6 +102,7 @@ class _Connection:
         self.generation = generation
         self.mechanisms = mechanisms
         self._free: list[tuple[Any, Any]] = []
+        self._given_up = False
         self._lock = threading.Lock()
 
     def take(self, place: KeyPlace) -> tuple[Any, Any]:
@@ -109,18 +110,30 @@ class _Connection:
             if self._free:
                 return self._free.pop()
         session = self.token.open()
-        return session, find_key(session, place)
+        try:
+            return session, find_key(session, place)
+        except BaseException:
+            self.end(session)
+            raise
 
     def put(self, pair: tuple[Any, Any]) -> None:
         with self._lock:
-            self._free.append(pair)
+            if not self._given_up:
+                self._free.append(pair)
+                return
+        self.end(pair[0])
+
+    def end(self, session: Any) -> None:
+        """Close a session, if the token still knows it. Within `Module.work`, and in its own generation: a later session may have the same handle."""
+        with suppress(PKCS11Error):
+            session.close()
 
     def close(self) -> None:
         with self._lock:
+            self._given_up = True
             free, self._free = self._free, []
         for session, _key in free:
-            with suppress(PKCS11Error):
-                session.close()
+            self.end(session)
 
 
 class SigningKey:
@@ -234,11 +247,10 @@ class SigningKey:
                 raise TokenError("pin", str(error), error.remedy, lasting=True) from error
             connection = _Connection(token, generation, frozenset(token.slot.get_mechanisms()))
             try:
-                session, key = pair = connection.take(place)
-                del session
-                self.facts = _facts(key)
-                self._judge(key)
+                pair = connection.take(place)
                 connection.put(pair)
+                self.facts = _facts(pair[1])
+                self._judge(pair[1])
                 self._prove(connection)
             except BaseException:
                 connection.close()
@@ -307,15 +319,17 @@ class SigningKey:
             if connection.generation != self._module.generation:
                 raise ModuleFault(f"{self.place.module} was started again meanwhile")
             session, key = pair = connection.take(self.place)
-            del session
-            # On an error the session is in no known state, and goes with the others.
-            if isinstance(self.public_key, rsa.RSAPublicKey):
-                content, mechanism, parameters = rsa_call(data, algorithm, self.scheme, connection.mechanisms)
-                signature = bytes(key.sign(content, mechanism=mechanism, mechanism_param=parameters))
-            else:
-                digest = hashes.Hash(algorithm)
-                digest.update(data)
-                signature = ecdsa_signature(bytes(key.sign(digest.finalize(), mechanism=pkcs11.Mechanism.ECDSA)))
+            try:
+                if isinstance(self.public_key, rsa.RSAPublicKey):
+                    content, mechanism, parameters = rsa_call(data, algorithm, self.scheme, connection.mechanisms)
+                    signature = bytes(key.sign(content, mechanism=mechanism, mechanism_param=parameters))
+                else:
+                    digest = hashes.Hash(algorithm)
+                    digest.update(data)
+                    signature = ecdsa_signature(bytes(key.sign(digest.finalize(), mechanism=pkcs11.Mechanism.ECDSA)))
+            except BaseException:
+                connection.end(session)  # it is in no known state
+                raise
             connection.put(pair)
         self._verify(data, signature, algorithm)
         return signature

@@ -96,11 +96,16 @@ async def test_a_logout_by_something_else_is_healed(item, open_ca, make_order, i
 
 
 async def test_two_authorities_on_one_token_share_the_login_and_the_first_to_close_takes_nothing_along(
-    item, make_order, issuing, services
+    *, item, make_order, issuing, services, monkeypatch
 ):
     """As on a reload, where the new runtime is opened while the old one serves."""
     from kipuka_ca_pkcs11.backend import open_pkcs11_ca
 
+    logins = []
+    log_in = cryptoki._log_in
+    monkeypatch.setattr(
+        cryptoki, "_log_in", lambda token, pin, **more: logins.append(token.label) or log_in(token, pin, **more)
+    )
     settings = PKCS11CASettings.model_validate(item(issuing))
     async with open_pkcs11_ca(settings, services) as new:
         async with open_pkcs11_ca(settings, services) as old:
@@ -108,6 +113,7 @@ async def test_two_authorities_on_one_token_share_the_login_and_the_first_to_clo
             generation = cryptoki._modules[MODULE].generation
             await asyncio.gather(old.issue(make_order()), new.issue(make_order()))
         await new.issue(make_order())
+        assert logins == ["kipuka"], "somebody had to log in again"
         assert cryptoki._modules[MODULE].generation == generation, "the library was started again: something was lost"
         assert [one._users for one in cryptoki._modules[MODULE]._logins.values()] == [1]
     assert not cryptoki._modules[MODULE].is_up

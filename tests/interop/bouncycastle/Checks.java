@@ -9,6 +9,7 @@ import java.nio.file.Path;
 import java.security.KeyPair;
 import java.security.KeyPairGenerator;
 import java.security.KeyStore;
+import java.security.PrivateKey;
 import java.security.Provider;
 import java.security.Security;
 import java.security.cert.Certificate;
@@ -28,7 +29,23 @@ import java.util.Set;
 import javax.net.ssl.KeyManager;
 import javax.net.ssl.KeyManagerFactory;
 import javax.security.auth.x500.X500Principal;
+import org.bouncycastle.asn1.ASN1Primitive;
+import org.bouncycastle.asn1.cms.CMSObjectIdentifiers;
+import org.bouncycastle.asn1.cms.ContentInfo;
+import org.bouncycastle.asn1.pkcs.PrivateKeyInfo;
+import org.bouncycastle.asn1.x509.SubjectKeyIdentifier;
 import org.bouncycastle.cert.X509CertificateHolder;
+import org.bouncycastle.cms.CMSEnvelopedData;
+import org.bouncycastle.cms.CMSSignedData;
+import org.bouncycastle.cms.KeyAgreeRecipientId;
+import org.bouncycastle.cms.KeyTransRecipientId;
+import org.bouncycastle.cms.Recipient;
+import org.bouncycastle.cms.RecipientId;
+import org.bouncycastle.cms.RecipientInformation;
+import org.bouncycastle.cms.SignerInformation;
+import org.bouncycastle.cms.jcajce.JcaSimpleSignerInfoVerifierBuilder;
+import org.bouncycastle.cms.jcajce.JceKeyAgreeEnvelopedRecipient;
+import org.bouncycastle.cms.jcajce.JceKeyTransEnvelopedRecipient;
 import org.bouncycastle.est.CACertsResponse;
 import org.bouncycastle.est.CSRRequestResponse;
 import org.bouncycastle.est.ESTAuth;
@@ -43,6 +60,7 @@ import org.bouncycastle.est.jcajce.JsseESTServiceBuilder;
 import org.bouncycastle.jce.provider.BouncyCastleProvider;
 import org.bouncycastle.jsse.BCSSLSocket;
 import org.bouncycastle.jsse.provider.BouncyCastleJsseProvider;
+import org.bouncycastle.openssl.jcajce.JcaPEMKeyConverter;
 import org.bouncycastle.operator.ContentSigner;
 import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 import org.bouncycastle.pkcs.PKCS10CertificationRequestBuilder;
@@ -100,6 +118,8 @@ public final class Checks {
                 case "csrattrs" -> attributes(settings, seen);
                 case "enrol" -> enrol(settings, seen);
                 case "again" -> again(settings, seen);
+                case "keygen" -> keygen(settings, seen);
+                case "open" -> open(settings, seen);
                 default -> throw new IllegalArgumentException(check);
             }
             seen.putIfAbsent("result", "ok");
@@ -161,6 +181,63 @@ public final class Checks {
             Thread.sleep(50);
         }
         settle(device, service(settings).simpleEnroll(waiting.get(device)), seen);
+    }
+
+    /** The server makes the key: `simpleEnrollWithServersideCreation`. */
+    private void keygen(Map<String, String> settings, Map<String, String> seen) throws Exception {
+        String device = settings.get("device");
+        ESTAuth auth = null;
+        if (settings.containsKey("token")) {
+            auth = new JcaHttpAuthBuilder("device", settings.get("token").toCharArray()).setProvider(BC).build();
+        }
+        KeyPair pair = key(settings.getOrDefault("key", "P-256"));
+        String algorithm = pair.getPublic().getAlgorithm().equals("RSA") ? "SHA256withRSA" : "SHA256withECDSA";
+        ContentSigner signer = new JcaContentSignerBuilder(algorithm).setProvider(BC).build(pair.getPrivate());
+        PKCS10CertificationRequestBuilder request =
+            new JcaPKCS10CertificationRequestBuilder(new X500Principal("CN=" + device), pair.getPublic());
+        EnrollmentResponse answer = settings.containsKey("linked")
+            ? service(settings).simpleEnrollPopWithServersideCreation(request, signer, auth)
+            : service(settings).simpleEnrollWithServersideCreation(request.build(signer), auth);
+        settle(device, answer, seen);
+        seen.put("key", Base64.getEncoder().encodeToString(answer.getPrivateKeyInfo().getEncoded()));
+        PrivateKey made = new JcaPEMKeyConverter().setProvider(BC).getPrivateKey(answer.getPrivateKeyInfo());
+        keys.put(device, new KeyPair(certificates.get(device).getPublicKey(), made));
+    }
+
+    /** A private key that was sent encrypted: the message, the recipient's key and certificate, and who may have signed. */
+    private void open(Map<String, String> settings, Map<String, String> seen) throws Exception {
+        CMSEnvelopedData message = new CMSEnvelopedData(Base64.getDecoder().decode(settings.get("message")));
+        PrivateKeyInfo info = PrivateKeyInfo.getInstance(Base64.getDecoder().decode(settings.get("key")));
+        PrivateKey key = new JcaPEMKeyConverter().setProvider(BC).getPrivateKey(info);
+        X509CertificateHolder own = new X509CertificateHolder(Base64.getDecoder().decode(settings.get("certificate")));
+        Recipient recipient = key.getAlgorithm().equals("RSA")
+            ? new JceKeyTransEnvelopedRecipient(key).setProvider(BC)
+            : new JceKeyAgreeEnvelopedRecipient(key).setProvider(BC);
+        RecipientId whose = key.getAlgorithm().equals("RSA")
+            ? new KeyTransRecipientId(own.getIssuer(), own.getSerialNumber(), subjectKeyIdentifier(own))
+            : new KeyAgreeRecipientId(own.getIssuer(), own.getSerialNumber());
+        RecipientInformation found = message.getRecipientInfos().get(whose);
+        if (found == null) {
+            found = message.getRecipientInfos().getRecipients().iterator().next();
+        }
+        byte[] decrypted = found.getContent(recipient);
+        ContentInfo wrapped = new ContentInfo(CMSObjectIdentifiers.signedData, ASN1Primitive.fromByteArray(decrypted));
+        CMSSignedData signed = new CMSSignedData(wrapped);
+        seen.put("content", signed.getSignedContentTypeOID());
+        for (SignerInformation signer : signed.getSignerInfos().getSigners()) {
+            @SuppressWarnings("unchecked")
+            X509CertificateHolder by =
+                (X509CertificateHolder) signed.getCertificates().getMatches(signer.getSID()).iterator().next();
+            seen.put("signer", by.getSubject().toString());
+            seen.put("verified", Boolean.toString(
+                signer.verify(new JcaSimpleSignerInfoVerifierBuilder().setProvider(BC).build(by))));
+        }
+        byte[] content = (byte[]) signed.getSignedContent().getContent();
+        seen.put("package", Base64.getEncoder().encodeToString(content));
+    }
+
+    private static byte[] subjectKeyIdentifier(X509CertificateHolder certificate) {
+        return SubjectKeyIdentifier.fromExtensions(certificate.getExtensions()).getKeyIdentifier();
     }
 
     private void settle(String device, EnrollmentResponse answer, Map<String, String> seen) throws Exception {

@@ -390,6 +390,23 @@ def test_a_ca_with_a_passphrase_has_encrypted_keys(deployment, kipuka_json):
     load_pem_private_key(key, b"correct horse")
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        pytest.param(["module"], 1, "--set takes KEY=VALUE", id="no value"),
+        pytest.param(["=8421"], 1, "--set takes KEY=VALUE", id="no key"),
+        pytest.param(["pin=8421", "pin=8421"], 1, "--set pin is given twice", id="twice"),
+        pytest.param(["pin=8421"], 3, "the plugin local has no option pin", id="nobody takes it"),
+    ],
+)
+def test_an_option_that_no_backend_takes_is_refused_without_showing_its_value(deployment, kipuka, options, code, text):
+    words = [word for option in options for word in ("--set", option)]
+    result = kipuka("ca", "create", "optional", "--id", "optional", *words, expect=code)
+    assert text in result.stderr
+    assert "8421" not in result.output
+    assert not (deployment.directory / "optional").exists()
+
+
 def test_a_ca_can_be_made_before_there_is_a_configuration(kipuka, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KIPUKA_CONFIG", raising=False)
