@@ -35,7 +35,7 @@ PREFIX = "kipuka-"
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")  # a name of PEP 503, normalised, that makes an identifier
 _LONGEST = 40
 _PLACE = re.compile(r"\{\{(\w+)\}\}")  # not `${{ matrix.python }}`, which has spaces
-_BUNDLED = frozenset({"mtls", "file", "stdout", "syslog", "otp", "gssapi", "local"})
+_BUNDLED = frozenset({"mtls", "file", "stdout", "syslog", "otp", "gssapi", "ldap", "local", "pkcs11"})
 
 
 @click.group("plugin")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
+from kipuka.testing.clock import FakeClock
+from kipuka.testing.pki import Credential
 from kipuka.testing.postgresql import PostgreSQLServer
 from kipuka.testing.server import Deployment, RunningServer
 
@@ -87,6 +89,18 @@ def kipuka_servers(
 def kipuka_server(kipuka_servers: ServerFactory) -> RunningServer:
     """A running server as `kipuka init` configures it, one per module."""
     return kipuka_servers()
+
+
+@pytest.fixture
+def kipuka_device(kipuka_server: RunningServer) -> Credential:
+    """A device that has enrolled at `kipuka_server`: its key and certificate, for `kipuka_server.client(kipuka_device)`."""
+    return kipuka_server.enrol()
+
+
+@pytest.fixture
+def kipuka_clock() -> FakeClock:
+    """A clock that stands still until the test moves it, for what is opened with `kipuka.testing.harness`."""
+    return FakeClock()
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,16 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from kipuka.api import (
+    AuditRecord,
     AuditSink,
     AuditSinkKind,
     Authenticator,
@@ -35,6 +38,7 @@ from kipuka.api import (
 )
 from kipuka.audit.chain import seal
 from kipuka.runtime import BlockingPool, HostServices
+from kipuka.store import events
 from kipuka.store.database import Store, open_store
 from kipuka.store.schema import upgrade
 
@@ -79,6 +83,10 @@ class OpenedKind:
     store: Store
     database: Path
     log: list[str] = field(default_factory=list[str])  # every log entry of the plugin, as JSON
+
+    async def audited(self) -> Sequence[AuditRecord]:
+        """Every event that was recorded, in order; what was recorded in a transaction is there when it is durable."""
+        return await self.store.read(partial(events.after, node="test", sequence=0, limit=1_000_000))
 
     def traces(self) -> str:
         """All that the plugin has left behind: log, database (audit rows among it), in one text to search."""
@@ -201,7 +209,7 @@ async def _surroundings(
 ) -> AsyncGenerator[OpenedKind, None]:
     database = directory / "kipuka.db"
     url = f"sqlite:///{database}"
-    upgrade(url, storages)
+    _bring_up(database, storages)
     log: list[str] = []
     async with AsyncExitStack() as stack:
         pool = BlockingPool(workers=4)
@@ -209,6 +217,23 @@ async def _surroundings(
         store = await stack.enter_async_context(open_store(url, node="test", clock=clock, seal=seal, storages=storages))
         services = HostServices(plugin=plugin, store=store, pool=pool, clock=clock, log=_logger(log))
         yield OpenedKind(services=services, store=store, database=database, log=log)
+
+
+_EMPTY: dict[tuple[Storage, ...], bytes] = {}
+"""Databases with nothing in them, by whose tables they have: made once in a process, since a suite opens hundreds."""
+
+
+def _bring_up(database: Path, storages: Sequence[Storage]) -> None:
+    if database.exists():
+        upgrade(f"sqlite:///{database}", storages)
+        return
+    key = tuple(storages)
+    if key not in _EMPTY:
+        with TemporaryDirectory() as folder:
+            empty = Path(folder) / "empty.db"
+            upgrade(f"sqlite:///{empty}", storages)
+            _EMPTY[key] = empty.read_bytes()
+    database.write_bytes(_EMPTY[key])
 
 
 def _fields(around: OpenedKind) -> dict[str, Any]:

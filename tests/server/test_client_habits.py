@@ -232,3 +232,10 @@ def test_what_follows_a_request_that_closes_is_not_looked_at(server):
             connection.send(connection.format_request("GET", "/.well-known/est/cacerts", headers=close) + rest)
             assert connection.read_response().status == 200
             assert connection.is_closed()
+
+
+def test_a_device_of_the_kit_can_renew(kipuka_server, kipuka_device):
+    """The fixture that plugins' suites use: enrolled at the module's server, with its key."""
+    answer = kipuka_server.client(kipuka_device).enroll(make_csr(kipuka_device.subject), operation="simplereenroll")
+    assert answer.status == 200, answer.text
+    assert answer.certificate.subject == kipuka_device.subject
