@@ -62,7 +62,7 @@ def test_the_cycle_has_the_steps_of_the_code_in_their_order():
     page = (ROOT / "docs" / "explanation" / "enrolment-cycle.md").read_text(encoding="utf-8")
     told = [heading for heading in re.findall(r"^## (.+)$", page, re.MULTILINE) if heading.isidentifier()]
     found = []
-    for module in ("kipuka/http/est.py", "kipuka/enrolment.py"):
+    for module in ("kipuka/http/est.py", "kipuka/enrolment/use_case.py"):
         tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
         found += [
             call.args[0].value

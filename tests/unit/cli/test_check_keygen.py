@@ -63,7 +63,7 @@ def start(deployment):
     async def open_all():
         composition = compose(deployment.config_file, {})
         async with open_foundation(composition) as foundation, open_runtime(composition, foundation) as runtime:
-            return runtime.enrolment._key_encryption
+            return runtime.enrolment._keys.encryption
 
     return asyncio.run(open_all())
 
