@@ -519,7 +519,10 @@ class CertificateHoldLifted(AuditEvent):
 
 
 class NameChangeApproved(AuditEvent):
-    """An administrator lets the certificate be renewed once under other names (`new_subject`, `new_names`: all of them), until then."""
+    """An administrator lets the certificate be renewed once under other names (`new_subject`, `new_names`: all of them), until then.
+
+    Since API 1.0.
+    """
 
     name: ClassVar[str] = "name_change_approved"
     outcome: ClassVar[Outcome] = "success"
