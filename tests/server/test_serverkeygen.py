@@ -201,6 +201,7 @@ async def test_it_works_over_http2(server):
     peer = await HTTP2Peer.ready(server.port)
     stream = await peer.request(est_path(OPERATION), "POST", encode_body(make_csr().der, "64-lf"), more)
     answer = await peer.response(stream)
+    await peer.peer.close()
     opened(Response(status=answer.status, reason="", headers=tuple(answer.fields), body=answer.body, head=b""))
 
 

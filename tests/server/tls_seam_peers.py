@@ -256,13 +256,14 @@ async def running(
     if task.done():
         await task
     server_now = Running(app, addresses[0][1], failures, met, stop, task, addresses, len(asyncio.all_tasks()))
+    others = [*Peer.opened]  # of another loop, which nothing here can close
     try:
         yield server_now
     finally:
         async with asyncio.timeout(30):
             await server_now.end()
-        while Peer.opened:
-            await Peer.opened.pop().close()
+        for peer in [peer for peer in Peer.opened if peer not in others]:
+            await peer.close()
     assert asyncio.all_tasks() == before, asyncio.all_tasks() - before
     gc.collect()
     loop.set_exception_handler(None)

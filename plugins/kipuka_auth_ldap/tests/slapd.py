@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -268,7 +269,19 @@ class Slapd:
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError((self.directory / "slapd.err").read_text())
-        return {self.port, self.tls_port} <= _listening(self._process.pid)
+        return {self.port, self.tls_port} <= _listening(self._process.pid) and self._shakes_hands()
+
+    def _shakes_hands(self) -> bool:
+        """Whether TLS can be had: it listens a little before it does."""
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        try:
+            with (
+                socket.create_connection(("127.0.0.1", self.tls_port), timeout=5) as connection,
+                context.wrap_socket(connection, server_hostname="localhost"),
+            ):
+                return True
+        except OSError:
+            return False
 
     def section(self, **changes: object) -> dict[str, object]:
         """`[ldap]` for this directory, with changes; None takes a key out."""
