@@ -61,7 +61,8 @@ def script(page):
 
 def run(text, folder, environment):
     """The lines in a shell of their own, with the commands of this environment."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KIPUKA_")}
+    # The plugin for LDAP tells its library, by LDAPNOINIT, to listen to no environment; a reader's shell has no such variable.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KIPUKA_", "LDAP"))}
     inherited["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
     return subprocess.run(
         ["bash", "-c", text],
