@@ -238,8 +238,8 @@ class Authentication:
         *,
         allowed: frozenset[str] | None = None,
         certificate_is_final: bool = False,
-        accept: Callable[[Authenticated], Awaitable[Denied | None]],
-        recall: Callable[[str, Claim], Awaitable[bool]] | None = None,
+        accept: Accept,
+        recall: Recall | None = None,
     ) -> Recognised | Unrecognised:
         """Ask each allowed method whose credential is present, in order; the first that is accepted wins.
 
@@ -247,31 +247,13 @@ class Authentication:
         method is asked. `recall` says whether there is an answer to give again for what a method calls spent (RULES D4); where
         there is, that method wins. With `certificate_is_final` a denied client certificate ends the search (RULES A2).
         """
-        denials: list[Denial] = []
-        continuations: list[str] = []
-        for name, method in self._methods.items():
-            if allowed is not None and name not in allowed:
-                continue
-            outcome = await self._ask(name, method, credentials)
-            match outcome:
-                case Authenticated():
-                    denied = await accept(outcome)
-                    if denied is None:
-                        return Recognised(method=name, authenticated=outcome, denials=tuple(denials))
-                    denials.append(await self._stands(name, method, denied, credentials))
-                case Denied():
-                    if outcome.spent is not None and recall is not None and await recall(name, outcome.spent):
-                        return Recognised(method=name, authenticated=None, denials=tuple(denials))
-                    denials.append(await self._stands(name, method, outcome, credentials))
-                    if certificate_is_final and name == CERTIFICATE_METHOD:
-                        break
-                case Continue():
-                    continuations.append(outcome.challenge)
-                case NotPresented():
-                    pass
-                case _:
-                    assert_never(outcome)
-        return Unrecognised(denials=tuple(denials), continuations=tuple(continuations))
+        return await self.authenticate_together(
+            credentials,
+            [(name,) for name in self._methods if allowed is None or name in allowed],
+            certificate_is_final=certificate_is_final,
+            accept=accept,
+            recall=recall,
+        )
 
     async def authenticate_together(
         self,
@@ -312,17 +294,11 @@ class Authentication:
 
     async def ask(self, name: str, credentials: Credentials) -> AuthOutcome:
         """What one method says."""
-        return await self._ask(name, self._methods[name], credentials)
+        return await self._guarded(name, _judged(name, self._methods[name], credentials))
 
     async def denial(self, name: str, denied: Denied, credentials: Credentials) -> Denial:
-        """A denial that stands."""
-        return await self._stands(name, self._methods[name], denied, credentials)
-
-    async def _ask(self, name: str, method: Authenticator, credentials: Credentials) -> AuthOutcome:
-        return await self._guarded(name, _judged(name, method, credentials))
-
-    async def _stands(self, name: str, method: Authenticator, denied: Denied, credentials: Credentials) -> Denial:
         """The denial as the client hears it: a spent credential counts as a failure only now (RULES C4)."""
+        method = self._methods[name]
         if denied.spent is not None and isinstance(method, CountsFailures):
             denied = await self._guarded(name, method.count_failure(denied, credentials))
         return Denial(method=name, denied=denied)
@@ -389,12 +365,19 @@ class _Asking:
             self.outcomes[name] = await self.chain.ask(name, self.credentials)
         return self.outcomes[name]
 
-    async def note(self, name: str, outcome: AuthOutcome) -> None:
+    async def note(self, name: str, outcome: Denied | Continue | NotPresented) -> None:
         """Keep what stands against the client, for audit and for what it hears."""
-        if isinstance(outcome, Denied) and all(denial.method != name for denial in self.denials):
-            self.denials.append(await self.chain.denial(name, outcome, self.credentials))
-        elif isinstance(outcome, Continue) and outcome.challenge not in self.continuations:
-            self.continuations.append(outcome.challenge)
+        match outcome:
+            case Denied():
+                if all(denial.method != name for denial in self.denials):
+                    self.denials.append(await self.chain.denial(name, outcome, self.credentials))
+            case Continue():
+                if outcome.challenge not in self.continuations:
+                    self.continuations.append(outcome.challenge)
+            case NotPresented():
+                pass
+            case _:
+                assert_never(outcome)
 
     def unrecognised(self) -> Unrecognised:
         return Unrecognised(denials=tuple(self.denials), continuations=tuple(self.continuations))
@@ -405,6 +388,8 @@ def _together(proofs: Sequence[Authenticated]) -> Authenticated:
     request has one Authorization field (RULES C1).
     """
     first, *others = proofs
+    if not others:
+        return first
     return replace(
         first,
         claim=next((proof.claim for proof in proofs if proof.claim is not None), None),

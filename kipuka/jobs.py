@@ -20,7 +20,6 @@ from cryptography import x509
 from kipuka.api import (
     BackendUnavailable,
     CABackend,
-    CertificateRevoked,
     EnrolmentRecovered,
     FindsOrders,
     Operation,
@@ -199,18 +198,7 @@ def _bury(
     )
     certificates.add(tx, buried)
     tx.audit(EnrolmentRecovered(enrolment=row.id, state="failed"))
-    tx.audit(
-        CertificateRevoked(
-            ca=buried.ca,
-            serial=buried.serial,
-            fingerprint=buried.fingerprint,
-            subject=buried.subject,
-            reason=reason,
-            previous_reason=None,
-            invalidity_date=None,
-            comment="its private key died with the process that made it",
-        )
-    )
+    tx.audit(buried.revocation(comment="its private key died with the process that made it"))
 
 
 def _as_recorded(row: enrolments.EnrolmentRow, certificate: x509.Certificate, now: datetime) -> RecordedCertificate:

@@ -22,7 +22,6 @@ from kipuka.api import (
     BackendUnavailable,
     CABackend,
     CertificateHoldLifted,
-    CertificateRevoked,
     Conflict,
     MalformedRequest,
     RevocationNotTold,
@@ -30,7 +29,6 @@ from kipuka.api import (
     RevokesCertificates,
     Tx,
     UnknownResource,
-    timestamp,
 )
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.store import certificates, replaced
@@ -207,19 +205,7 @@ def _revoke(tx: Tx, *, order: RevocationOrder, wants_to_be_told: Callable[[str],
             )
         )
         return revoked
-    date = certificate.invalidity_date
-    tx.audit(
-        CertificateRevoked(
-            ca=certificate.ca,
-            serial=certificate.serial,
-            fingerprint=certificate.fingerprint,
-            subject=certificate.subject,
-            reason=order.reason.value,
-            previous_reason=None if revoked.before is None else revoked.before.value,
-            invalidity_date=None if date is None else timestamp(date),
-            comment=order.comment,
-        )
-    )
+    tx.audit(certificate.revocation(before=revoked.before, comment=order.comment))
     return revoked
 
 

@@ -34,7 +34,6 @@ from kipuka.api import (
     AdminRoute,
     AuditSink,
     Authenticator,
-    BackendFault,
     BackendUnavailable,
     CABackend,
     ConfigProblem,
@@ -50,7 +49,6 @@ from kipuka.api import (
     StartupError,
     Tx,
 )
-from kipuka.api.errors import BackendError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.chain import seal
 from kipuka.audit.failures import Failures
@@ -65,7 +63,7 @@ from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Un
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
 from kipuka.csr_attributes import csr_attributes
-from kipuka.enrolment import Checkpoint, Enrolment, LabelService
+from kipuka.enrolment import Checkpoint, Enrolment, LabelService, ask_authority
 from kipuka.est.enveloped import KeyEncryption, KeySigner, key_identifier, unsuited
 from kipuka.jobs import open_jobs, recovery
 from kipuka.mtls import ClientAuth
@@ -470,7 +468,13 @@ async def open_runtime(
                 store=store,
                 failures=failures,
                 clock=clock,
-                issuer=partial(_issuer_of, backends[label.ca], settings.est.ca_timeout),
+                issuer=partial(
+                    _issuer_of,
+                    backends[label.ca],
+                    ca=label.ca,
+                    plugin=settings.ca(label.ca).backend,
+                    patience=settings.est.ca_timeout,
+                ),
             )
             for name, label in settings.labels.items()
         }
@@ -713,17 +717,9 @@ def _label_authentication(
     )
 
 
-async def _issuer_of(backend: CABackend, patience: timedelta) -> x509.Certificate:
+async def _issuer_of(backend: CABackend, *, ca: str, plugin: str, patience: timedelta) -> x509.Certificate:
     """The certificate that a CA issues with. Raises BackendError."""
-    try:
-        async with asyncio.timeout(patience.total_seconds()):
-            return (await backend.ca_certificates()).issuer
-    except BackendError:
-        raise
-    except TimeoutError as error:
-        raise BackendUnavailable("the certification authority did not answer", reason="ca_timeout") from error
-    except Exception as error:
-        raise BackendFault("the certification authority failed", reason="ca_failed") from error
+    return (await ask_authority(backend.ca_certificates(), ca=ca, plugin=plugin, patience=patience)).issuer
 
 
 def _revokes_replaced(settings: Settings) -> Mapping[str, timedelta]:

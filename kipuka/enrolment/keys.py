@@ -88,10 +88,7 @@ class Keys:
 def kind_of(attempt: Attempt) -> KeyKind:
     """Which kind of key is made. Raises `KeyRefused` where the profile takes none that could be."""
     answered = attempt.answered
-    if answered is not None:
-        asked = describe_key(x509.load_der_x509_certificate(answered.der).public_key())
-    else:
-        asked = attempt.csr.key_description
+    asked = attempt.csr.key_description if answered is None else describe_key(answered.load().public_key())
     profile = attempt.request.service.profile
     kind = kind_for(asked, profile.key_policy, profile.generated_key)
     if kind is None:
@@ -116,7 +113,7 @@ def _alternative_names(grant: Grant) -> x509.Extension[x509.ExtensionType] | Non
 
 def same_again(answered: RecordedCertificate, profile: Profile) -> Grant:
     """What was granted when this certificate was ordered; where CRL and the like are to be found, as it is today."""
-    certificate = x509.load_der_x509_certificate(answered.der)
+    certificate = answered.load()
     extensions = ordered_extensions(certificate)
     present = {extension.oid for extension in extensions}
     pointers = [pointer for pointer in profile.issuance.pointers() if pointer.oid not in present]

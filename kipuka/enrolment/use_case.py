@@ -62,6 +62,7 @@ from kipuka.enrolment.attempt import (
     known,
     leaf_fingerprint,
 )
+from kipuka.enrolment.authority import ask_authority, blame
 from kipuka.enrolment.keys import Keys, MakeSlowKey, kind_of, same_again
 from kipuka.est.binding import MISMATCH, Binding, check_binding, refuse_foreign_challenges
 from kipuka.est.csr import CertificateRequest
@@ -425,7 +426,7 @@ class Enrolment:
             async with asyncio.timeout(self._ca_timeout.total_seconds()):
                 return await service.backend.issue(order)
         except BackendError as error:
-            _blame(error, service.plugin)
+            blame(error, service.plugin)
             raise
         except Exception as error:
             log.exception("ca_outcome_unknown", ca=service.ca, plugin=service.plugin, enrolment=attempt.id)
@@ -438,23 +439,11 @@ class Enrolment:
             )
             await self._store.write(partial(audit_all, events=[event]))
             unknown = BackendUnavailable("the certification authority did not answer", reason="ca_unknown")
-            raise _Unknown(_blame(unknown, service.plugin)) from error
+            raise _Unknown(blame(unknown, service.plugin)) from error
 
     async def _backend_call(self, service: LabelService, call: Coroutine[Any, Any, T]) -> T:
-        """A call of a CA backend under the time-out; what it raises beyond its contract is a fault of its own."""
-        try:
-            async with asyncio.timeout(self._ca_timeout.total_seconds()):
-                return await call
-        except BackendError as error:
-            _blame(error, service.plugin)
-            raise
-        except TimeoutError as error:
-            late = BackendUnavailable("the certification authority did not answer", reason="ca_timeout")
-            raise _blame(late, service.plugin) from error
-        except Exception as error:
-            log.exception("ca_backend_failed", ca=service.ca, plugin=service.plugin)
-            fault = BackendFault("the certification authority failed", reason="ca_failed")
-            raise _blame(fault, service.plugin) from error
+        """A call of this label's CA. Raises `BackendError`."""
+        return await ask_authority(call, ca=service.ca, plugin=service.plugin, patience=self._ca_timeout)
 
     async def _answer_again(self, attempt: Attempt, digest: str) -> Enrolled:
         """RULES D4: the recorded certificate, to whom proves anew that the key is theirs, on this connection."""
@@ -530,7 +519,7 @@ class Enrolment:
         fault = BackendFault(
             "the certification authority returned another certificate than was ordered", reason="ca_mismatch"
         )
-        raise _blame(fault, service.plugin) from ValueError(wrong)
+        raise blame(fault, service.plugin) from ValueError(wrong)
 
     async def _record(
         self, attempt: Attempt, names: tuple[str, ...], certificate: x509.Certificate, made: MadeKey | None = None
@@ -777,16 +766,7 @@ class _Unknown(Exception):
         self.error = error
 
 
-E = TypeVar("E", bound=BackendError)
-
-
-def _blame(error: E, plugin: str | None) -> E:
-    """The error, with the plugin whose call came to it; who was blamed before stays so."""
-    error.plugin = error.plugin or plugin
-    return error
-
-
 def _certificate_of(answer: RecordedCertificate | RequestError | BackendError) -> x509.Certificate:
     if isinstance(answer, RecordedCertificate):
-        return x509.load_der_x509_certificate(answer.der)
+        return answer.load()
     raise answer

@@ -127,6 +127,22 @@ class RecordedCertificate:
         """The certificate itself."""
         return x509.load_der_x509_certificate(self.der)
 
+    def revocation(self, *, before: Reason | None = None, comment: str | None) -> CertificateRevoked:
+        """The event of its revocation; `before` is the reason that it had until then. Raises ValueError where it is not revoked."""
+        if self.revocation_reason is None:
+            msg = f"the certificate {self.ca}/{self.serial} is not revoked"
+            raise ValueError(msg)
+        return CertificateRevoked(
+            ca=self.ca,
+            serial=self.serial,
+            fingerprint=self.fingerprint,
+            subject=self.subject,
+            reason=self.revocation_reason,
+            previous_reason=None if before is None else before.value,
+            invalidity_date=None if self.invalidity_date is None else timestamp(self.invalidity_date),
+            comment=comment,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Revoked:
@@ -403,16 +419,7 @@ def supersede(tx: Tx, certificate: RecordedCertificate, *, tell: bool, comment: 
         return None
     if revoked.change != "revoked" or revoked.before is not None:
         return None
-    return CertificateRevoked(
-        ca=certificate.ca,
-        serial=certificate.serial,
-        fingerprint=certificate.fingerprint,
-        subject=certificate.subject,
-        reason=Reason.SUPERSEDED.value,
-        previous_reason=None,
-        invalidity_date=None,
-        comment=comment,
-    )
+    return revoked.certificate.revocation(comment=comment)
 
 
 def untold(tx: ReadTx, cas: Collection[str], *, limit: int) -> tuple[RecordedCertificate, ...]:

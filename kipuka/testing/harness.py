@@ -36,6 +36,7 @@ from kipuka.api import (
     Storage,
     Tx,
 )
+from kipuka.api.kinds import AnyKind
 from kipuka.audit.chain import seal
 from kipuka.runtime import BlockingPool, HostServices
 from kipuka.store import events
@@ -159,11 +160,7 @@ async def open_authenticator(
 
     Opened a second time with the same directory it finds what the first left, as after a restart.
     """
-    settings = kind.config.model_validate(dict(section), context={"base": directory})
-    async with (
-        _surroundings(kind.name, directory, storages, clock) as around,
-        kind.open(settings, around.services) as authenticator,
-    ):
+    async with _opened(kind, section, directory, storages, clock) as (around, authenticator):
         yield OpenedAuthenticator(authenticator=authenticator, **_fields(around))
 
 
@@ -177,11 +174,7 @@ async def open_ca_backend(
     clock: Callable[[], datetime] = _now,
 ) -> AsyncGenerator[OpenedCABackend, None]:
     """The same for a CA backend; the section has the keys of its [[ca]] item without `id` and `backend`."""
-    settings = kind.config.model_validate(dict(section), context={"base": directory})
-    async with (
-        _surroundings(kind.name, directory, storages, clock) as around,
-        kind.open(settings, around.services) as backend,
-    ):
+    async with _opened(kind, section, directory, storages, clock) as (around, backend):
         yield OpenedCABackend(backend=backend, **_fields(around))
 
 
@@ -195,12 +188,24 @@ async def open_audit_sink(
     clock: Callable[[], datetime] = _now,
 ) -> AsyncGenerator[OpenedAuditSink, None]:
     """The same for an audit sink; the section has the keys of its [[audit.sink]] item without `type`."""
+    async with _opened(kind, section, directory, storages, clock) as (around, sink):
+        yield OpenedAuditSink(sink=sink, **_fields(around))
+
+
+@asynccontextmanager
+async def _opened(
+    kind: AnyKind,
+    section: Mapping[str, object],
+    directory: Path,
+    storages: Sequence[Storage],
+    clock: Callable[[], datetime],
+) -> AsyncGenerator[tuple[OpenedKind, Any], None]:
     settings = kind.config.model_validate(dict(section), context={"base": directory})
     async with (
         _surroundings(kind.name, directory, storages, clock) as around,
-        kind.open(settings, around.services) as sink,
+        kind.open(settings, around.services) as opened,
     ):
-        yield OpenedAuditSink(sink=sink, **_fields(around))
+        yield around, opened
 
 
 @asynccontextmanager

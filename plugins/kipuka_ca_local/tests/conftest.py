@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from kipuka_ca_local.backend import open_local_ca
 from kipuka_ca_local.config import LocalCASettings
 
 from kipuka.api import Order
 from kipuka.testing.clock import FakeClock
-from kipuka.testing.pki import Credential, common_name, make_key, make_root
+from kipuka.testing.orders import make_order
+from kipuka.testing.pki import Credential, make_root
 
 
 class DirectServices:
@@ -76,31 +74,4 @@ async def _open_ca(write_authority: Callable[..., Any], services: DirectServices
 
 @pytest.fixture(name="make_order")
 def _make_order(services: DirectServices) -> Callable[..., Order]:
-    def make(**changes: Any) -> Order:
-        now = services.clock()
-        usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False)  # fmt: skip
-        values: dict[str, Any] = {
-            "id": "order-1",
-            "ca": "issuing",
-            "subject": common_name("device-1"),
-            "public_key": make_key("p256").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-            "extensions": (
-                x509.Extension(x509.KeyUsage.oid, True, x509.KeyUsage(digital_signature=True, **usage)),
-                x509.Extension(
-                    x509.ExtendedKeyUsage.oid,
-                    False,
-                    x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]),
-                ),
-                x509.Extension(
-                    x509.SubjectAlternativeName.oid,
-                    False,
-                    x509.SubjectAlternativeName([x509.DNSName("device-1.example")]),
-                ),
-            ),
-            "not_before": now - timedelta(minutes=5),
-            "not_after": now + timedelta(days=90),
-            "csr": b"",
-        }
-        return Order(**{**values, **changes})
-
-    return make
+    return partial(make_order, clock=services.clock)
