@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from kipuka.testing.client import ESTClient, Response, TLSVersion, bearer
 from kipuka.testing.pki import Credential, KeyKind, PrivateKey, make_csr
+from kipuka.testing.sink_file import read_records
 from kipuka.testing.toml import dumps, merged
 
 __all__ = ["CommandFailed", "Deployment", "RunningServer", "ServerDied", "Token", "free_port", "lives", "wait_until"]
@@ -441,12 +442,7 @@ class RunningServer:
 
         The sink is fed after the commit: what a request just caused may need `wait_for_audit`.
         """
-        try:
-            text = self.deployment.audit_file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        whole, _, _being_written = text.rpartition("\n")
-        records = [json.loads(line) for line in whole.splitlines()]
+        records = read_records(self.deployment.audit_file)
         return records if event is None else [record for record in records if record["event"] == event]
 
     def wait_for_audit(self, event: str, *, after: int = 0, timeout: float = 10, **data: object) -> dict[str, Any]:

@@ -5,11 +5,11 @@ In the room: `Rsyslog`. Not in the room: what has to arrive.
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 
 from kipuka.testing.server import free_port, wait_until
+from kipuka.testing.sink_file import read_records
 
 CONFIGURATION = """
 global(workDirectory="{folder}" maxMessageSize="64k")
@@ -62,5 +62,4 @@ class Rsyslog:
         (self.folder / "rsyslog.pid").unlink(missing_ok=True)
 
     def events(self, way):
-        file = self.folder / f"{way}.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return read_records(self.folder / f"{way}.jsonl")

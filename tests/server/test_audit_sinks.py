@@ -10,14 +10,14 @@ import pytest
 from kipuka.audit.gate import RECHECK
 from kipuka.testing.pki import make_csr
 from kipuka.testing.server import wait_until
+from kipuka.testing.sink_file import read_records
 
 pytestmark = pytest.mark.server
 
 
 def numbers(file):
     """The sequence numbers in the whole lines of a file of the sink `file`, repeats left out."""
-    whole, _, _being_written = file.read_text().rpartition("\n")
-    return list(dict.fromkeys(json.loads(line)["sequence"] for line in whole.splitlines()))
+    return list(dict.fromkeys(record["sequence"] for record in read_records(file)))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import signal
 import time
@@ -17,6 +16,7 @@ from kipuka.testing.client import TLSAlert, basic, est_path
 from kipuka.testing.http2 import HTTP2Peer
 from kipuka.testing.pki import make_csr, make_root
 from kipuka.testing.server import wait_until
+from kipuka.testing.sink_file import read_records
 
 from .load import CACERTS, Load
 
@@ -68,10 +68,10 @@ def refused_reload(server):
 def reloaded(server, event):
     """SIGHUP; the event that tells what came of it. Does without the configuration, which may be broken."""
     file = server.deployment.directory / "audit.jsonl"
-    before = len(records(file))
+    before = len(read_records(file))
     server.reload()
     return wait_until(
-        lambda: next((record for record in records(file)[before:] if record["event"] == event), None),
+        lambda: next((record for record in read_records(file)[before:] if record["event"] == event), None),
         timeout=60,
         what=event,
     )
@@ -330,20 +330,15 @@ def test_a_rotated_audit_file_is_followed_and_no_event_is_lost_or_out_of_order(k
             server.reload()
             wait_until(file.exists, what="a new file")
             wait_until(
-                lambda n=number: len([r for r in records(file) if r["event"] == "configuration_loaded"]) > n,
+                lambda n=number: len([r for r in read_records(file) if r["event"] == "configuration_loaded"]) > n,
                 timeout=60,
                 what="the reload",
             )
     assert load.failures() == []
-    sequences = [record["sequence"] for record in (*records(away), *records(file))]  # events may still come
+    sequences = [record["sequence"] for record in (*read_records(away), *read_records(file))]  # events may still come
     assert sequences == list(range(1, len(sequences) + 1))
     assert first < sequences[-1]
     assert all("\n" not in line for line in away.read_text().splitlines())
-
-
-def records(file):
-    whole, _, _being_written = file.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 @pytest.mark.crash
@@ -354,12 +349,12 @@ def test_a_worker_that_dies_while_it_opens_the_configuration_is_a_refusal(server
     victim = server.wait_for_workers(2)[1]
     os.kill(victim, signal.SIGSTOP)
     file = settings.audit_file
-    before = len(records(file))
+    before = len(read_records(file))
     server.reload()
     time.sleep(1.5)  # the other one has opened it by then; where it has not, the test shows less
     os.kill(victim, signal.SIGKILL)
     refused = wait_until(
-        lambda: [record for record in records(file)[before:] if record["event"] == "configuration_refused"],
+        lambda: [record for record in read_records(file)[before:] if record["event"] == "configuration_refused"],
         timeout=60,
         what="the refusal",
     )
