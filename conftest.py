@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kipuka.testing.server import Deployment
 from tests.linting import Linting
+
+settings.register_profile("kipuka", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kipuka")  # how long an example takes says something of the machine alone
 
 
 @pytest.fixture(scope="session")

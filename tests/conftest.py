@@ -14,7 +14,7 @@ import pytest
 pytest_plugins = ["kipuka.testing.fixtures"]
 
 _WHOLE_SERVER = {"crash", "server", "interop", "hostile"}
-_PATIENCE = 180
+_PATIENCE = 600
 """Seconds for one test over a real server, which may have to start some: plenty, also on a busy machine."""
 
 

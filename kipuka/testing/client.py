@@ -224,7 +224,7 @@ class ESTConnection:
             parts.append(part)
         return b"".join(parts)
 
-    def is_closed(self, timeout: float = 2) -> bool:
+    def is_closed(self, timeout: float = 20) -> bool:
         """True when the peer closes within that time without a further octet."""
         try:
             return not self.receive(timeout)

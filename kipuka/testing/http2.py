@@ -195,7 +195,7 @@ class HTTP2Peer:
     async def response(self, stream: int) -> Answer:
         """The whole answer, or the reset."""
         answer = self.answers[stream]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not answer.ended and answer.reset is None:
                 if not await self.pump():
                     raise ConnectionAbortedError(f"the end before the answer (GOAWAY {self.goaway})")
@@ -207,6 +207,6 @@ class HTTP2Peer:
 
     async def rest(self) -> None:
         """Take everything up to the end."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await self.pump():
                 pass

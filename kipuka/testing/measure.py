@@ -17,6 +17,7 @@ __all__ = ["connections", "cpu_seconds", "descriptors", "family", "resident_octe
 
 _LISTEN = "0A"  # linux/include/net/tcp_states.h
 _TICKS = os.sysconf("SC_CLK_TCK")
+_GONE = (FileNotFoundError, ProcessLookupError)  # before it was opened, and before it was read
 
 
 def family(pid: int) -> tuple[int, ...]:
@@ -27,7 +28,7 @@ def family(pid: int) -> tuple[int, ...]:
         one = waiting.pop(0)
         try:
             tasks = [int(entry.name) for entry in Path(f"/proc/{one}/task").iterdir()]
-        except FileNotFoundError:
+        except _GONE:
             continue
         found.append(one)
         for task in tasks:
@@ -35,33 +36,41 @@ def family(pid: int) -> tuple[int, ...]:
                 waiting += [
                     int(child) for child in Path(f"/proc/{one}/task/{task}/children").read_text("ascii").split()
                 ]
-            except FileNotFoundError:  # a thread that ended meanwhile
+            except _GONE:  # a thread that ended meanwhile
                 continue
     return tuple(found)
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of the processes so far, in seconds, to a hundredth (proc(5), utime and stime)."""
+    """User and system time of the processes so far, in seconds, to a hundredth (proc(5), utime and stime); none of one that has ended."""
     ticks = 0
     for pid in pids:
-        # the second field is the name, in brackets, and may have anything in it
-        columns = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-        ticks += int(columns[11]) + int(columns[12])
+        with suppress(*_GONE):
+            # the second field is the name, in brackets, and may have anything in it
+            columns = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+            ticks += int(columns[11]) + int(columns[12])
     return ticks / _TICKS
 
 
 def resident_octets(pids: Iterable[int]) -> int:
-    """Memory that is in RAM, in octets; what processes share is counted with each of them."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    return page * sum(int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) for pid in pids)
+    """Memory that is in RAM, in octets; what processes share is counted with each of them, and one that has ended has none."""
+    pages = 0
+    for pid in pids:
+        with suppress(*_GONE):
+            pages += int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def descriptors(pids: Iterable[int]) -> Counter[str]:
     """What the open descriptors are, and how many of each: paths, and else kinds (`socket`, `pipe`, `anon_inode`; proc(5))."""
     found: Counter[str] = Counter()
     for pid in pids:
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
+        try:
+            entries = list(Path(f"/proc/{pid}/fd").iterdir())
+        except _GONE:
+            continue
+        for entry in entries:
+            with suppress(*_GONE):  # closed meanwhile
                 target = str(entry.readlink())
                 found[target if target.startswith("/") else target.partition(":")[0]] += 1
     return found

@@ -55,7 +55,7 @@ class Database:
         """Run one statement in a transaction of its own; its rows."""
         import psycopg
 
-        with psycopg.connect(self.url, connect_timeout=5) as connection:
+        with psycopg.connect(self.url, connect_timeout=30) as connection:
             cursor = connection.execute(cast("Any", statement), arguments or None)
             return [] if cursor.description is None else cursor.fetchall()
 
@@ -64,7 +64,7 @@ class Database:
         """A psycopg connection with a transaction that is rolled back at the end of the block, unless it was committed."""
         import psycopg
 
-        with psycopg.connect(self.url, connect_timeout=5) as connection:
+        with psycopg.connect(self.url, connect_timeout=30) as connection:
             yield connection
             connection.rollback()
 

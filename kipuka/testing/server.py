@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from kipuka.testing.client import ESTClient, Response, TLSVersion, bearer
 from kipuka.testing.pki import Credential, KeyKind, PrivateKey, make_csr
+from kipuka.testing.ports import free_port, holds_socket, listeners
 from kipuka.testing.sink_file import read_records
 from kipuka.testing.toml import dumps, merged
 
@@ -49,20 +48,7 @@ class ServerDied(AssertionError):
     """The server ended although it should run; the text has what it wrote."""
 
 
-def free_port() -> int:
-    """A port nobody listens on, below those the kernel gives to outgoing connections, so that none of these takes it."""
-    while True:
-        port = random.randint(20000, 32000)  # noqa: S311 - a port is no secret
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
-def wait_until(condition: Callable[[], T], *, timeout: float = 10, what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T], *, timeout: float = 30, what: str = "the condition") -> T:
     """Ask again and again until the answer is true, and give it back. Raises TimeoutError."""
     end = time.monotonic() + timeout
     while True:
@@ -82,16 +68,6 @@ class Token:
     value: str
     id: str
     client_id: str
-
-
-def _listens(port: int) -> bool:
-    """Whether somebody listens on that port of 127.0.0.1, learned without connecting: a connection leaves traces."""
-    wanted = f"0100007F:{port:04X}"
-    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
-        columns = line.split()
-        if columns[1] == wanted and columns[3] == "0A":
-            return True
-    return False
 
 
 class Deployment:
@@ -164,6 +140,32 @@ class Deployment:
     def port(self) -> int:
         """The port of the EST listener, as configured."""
         return int(str(self.settings["server"]["listen"]).rpartition(":")[2])
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports of all listeners, as configured: the one of EST first."""
+        settings = self.settings
+        apart = (
+            settings["server"].get("admin_listen")
+            if settings.get("admin", {"enabled": False}).get("enabled", True)
+            else None
+        )
+        return (self.port,) if apart is None else (self.port, int(str(apart).rpartition(":")[2]))
+
+    @property
+    def last_sequence(self) -> int:
+        """The highest sequence number that was given to an event of this node (0 before the first), whether a sink has it yet or not."""
+        url, node = str(self.settings["db"]["url"]), self.settings["server"].get("node")
+        statement = "SELECT node, sequence FROM audit_heads"
+        if url.startswith("sqlite:///"):
+            with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as record:
+                rows = record.execute(statement).fetchall()
+        else:
+            import psycopg  # not everybody has it
+
+            with psycopg.connect(url, connect_timeout=30) as connection:
+                rows = connection.execute(statement).fetchall()
+        return max((int(sequence) for name, sequence in rows if node in {None, name}), default=0)
 
     @property
     def database(self) -> Path:
@@ -241,9 +243,21 @@ def _text_of(file: Path) -> str:
 
 
 def lives(pid: int) -> bool:
-    """Whether the process has not ended; one that has ended may still wait for its parent to notice."""
+    """Whether the process has not ended; one that has ended may still wait for its parent to notice.
+
+    A process that was killed ends thread by thread, and what it has open is open until the last one has: /proc may call it a zombie while
+    its sockets still listen.
+    """
     try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(map(_runs, threads))
+
+
+def _runs(thread: Path) -> bool:
+    try:
+        status = (thread / "stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] not in {"Z", "X"}
@@ -304,7 +318,7 @@ class RunningServer:
         return _text_of(self._err)
 
     def start(self) -> Self:
-        """Start and wait until it takes connections. Raises ServerDied with its words where it does not."""
+        """Start and wait until this process takes connections, on each of its ports. Raises ServerDied with its words where it does not."""
         with self._out.open("ab") as out, self._err.open("ab") as err:
             self._process = subprocess.Popen(  # noqa: S603 - the command under test
                 [*_kipuka(), "serve", "-c", str(self.deployment.config_file)],
@@ -316,7 +330,8 @@ class RunningServer:
                 start_new_session=True,  # so that `kill` reaches its workers
             )
         end = time.monotonic() + START_TIMEOUT
-        while not _listens(self.port):
+        ports = self.deployment.ports
+        while not all(holds_socket(self._process.pid, listeners(port)) for port in ports):
             if not self.is_running or time.monotonic() > end:
                 if self.is_running:
                     self.kill()
@@ -445,7 +460,7 @@ class RunningServer:
         records = read_records(self.deployment.audit_file)
         return records if event is None else [record for record in records if record["event"] == event]
 
-    def wait_for_audit(self, event: str, *, after: int = 0, timeout: float = 10, **data: object) -> dict[str, Any]:
+    def wait_for_audit(self, event: str, *, after: int = 0, timeout: float = 30, **data: object) -> dict[str, Any]:
         """The first record of that event beyond the sequence number `after` whose data has these members."""
 
         def find() -> dict[str, Any] | None:
@@ -458,8 +473,8 @@ class RunningServer:
 
     @property
     def last_sequence(self) -> int:
-        """The highest sequence number in the audit log so far; for `after`."""
-        return max((int(record["sequence"]) for record in self.audit()), default=0)
+        """The highest sequence number in the audit log so far, whether a sink has it yet or not; for `after`."""
+        return self.deployment.last_sequence
 
     def tracebacks(self) -> Sequence[str]:
         """What in the log looks like a fault that nobody expected."""

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 
+from kipuka.testing.ports import free_port
 from kipuka.testing.server import wait_until
 
 from .rfc5424_abnf import parse
@@ -36,9 +37,11 @@ class StreamCollector(Collector):
         super().__init__()
         self._context = context
         self._path = path
-        self.port = 0
+        self.port = 0 if path is not None else free_port()
         self._listener = None
+        self._lock = threading.Lock()  # of what is open, and of who serves it
         self._open = []
+        self._serving = []
         self.reading = threading.Event()
         self.reading.set()
 
@@ -58,24 +61,33 @@ class StreamCollector(Collector):
             self._listener = socket.socket()
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._listener.bind(("127.0.0.1", self.port))
-            self.port = self._listener.getsockname()[1]
         self._listener.listen()
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def stop(self):
         """Close everything, as a process that was killed: what was not read is lost, and the peer hears of it."""
-        if self._listener is not None:
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
             with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         self.hang_up()
 
     def hang_up(self):
-        for connection in self._open:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+
+    def wait_for_the_end(self):
+        """Return when nobody reads any more of what was hung up."""
+        with self._lock:
+            serving, self._serving = self._serving, []
+        for thread in serving:
+            thread.join(30)
+            assert not thread.is_alive()
 
     def _accept(self, listener):
         while True:
@@ -83,15 +95,22 @@ class StreamCollector(Collector):
                 plain, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+            serving = threading.Thread(target=self._serve, args=(plain,), daemon=True)
+            with self._lock:
+                if self._listener is not listener:  # it was stopped meanwhile
+                    plain.close()
+                    return
+                self._open.append(plain)
+                self._serving.append(serving)
+            serving.start()
 
     def _serve(self, plain):
         with contextlib.suppress(OSError), plain:
-            self._open.append(plain)
             connection = plain
             if self._context is not None:
                 connection = self._context.wrap_socket(plain, server_side=True)
-                self._open.append(connection)
+                with self._lock:
+                    self._open.append(connection)
             self.connections += 1
             with connection, connection.makefile("rb") as stream:
                 self._read(stream)
@@ -124,7 +143,7 @@ class DatagramCollector(Collector):
     def __init__(self, *, path=None):
         super().__init__()
         self._path = path
-        self.port = 0
+        self.port = 0 if path is not None else free_port()
 
     def __enter__(self):
         self.start()
@@ -141,23 +160,23 @@ class DatagramCollector(Collector):
         else:
             self._socket = socket.socket(type=socket.SOCK_DGRAM)
             self._socket.bind(("127.0.0.1", self.port))
-            self.port = self._socket.getsockname()[1]
+        self._socket.settimeout(0.05)
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(self._socket,), daemon=True)
         self._thread.start()
 
     def stop(self):
-        self._socket.settimeout(0.01)
+        self._stopped.set()
         self._thread.join()
         self._socket.close()
 
     def _read(self, receiving):
-        receiving.settimeout(0.05)
         while True:
             try:
                 self.messages.append(receiving.recv(70000))
                 self.connections = 1
             except TimeoutError:
-                if receiving.gettimeout() == 0.01:
+                if self._stopped.is_set():
                     return
             except OSError:
                 return

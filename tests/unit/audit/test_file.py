@@ -171,7 +171,7 @@ async def test_a_write_that_hangs_takes_one_thread_and_not_one_more_per_attempt(
         monkeypatch.setattr(file.os, "fsync", lambda descriptor: (gate.wait(20), real(descriptor)))
         hanging = asyncio.create_task(sink.write(records[:1]))
         await asyncio.sleep(0.1)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(15):
             with pytest.raises(OSError, match="has not come to its end"):
                 await sink.write(records[:1])
         gate.set()

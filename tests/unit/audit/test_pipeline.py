@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import timedelta
 from functools import partial
 
@@ -20,10 +21,10 @@ def pace(**changes) -> OutboxPace:
         "batch": 10,
         "gather": timedelta(milliseconds=1),
         "poll": timedelta(milliseconds=50),
-        "write_limit": timedelta(seconds=5),
+        "write_limit": timedelta(seconds=30),
         "first_retry": timedelta(milliseconds=10),
         "last_retry": timedelta(milliseconds=40),
-        "drain_limit": timedelta(seconds=5),
+        "drain_limit": timedelta(seconds=30),
     }
     return OutboxPace(**{**fast, **changes})
 
@@ -56,7 +57,7 @@ def audited(store):
     return audited
 
 
-async def until(condition, *, limit=5):
+async def until(condition, *, limit=30):
     async with asyncio.timeout(limit):
         while not condition():
             await asyncio.sleep(0.005)
@@ -81,7 +82,7 @@ async def test_a_new_event_is_carried_without_waiting_for_the_next_poll(store, a
     async with open_outbox(store, {"s": sink}, pace=pace(poll=timedelta(seconds=60))):
         await asyncio.sleep(0.05)
         await audited(1)
-        await until(lambda: sink.numbers == [1], limit=2)
+        await until(lambda: sink.numbers == [1])
 
 
 async def test_events_of_commands_beside_the_server_are_carried_too(store, url, clock):
@@ -136,14 +137,18 @@ async def test_a_sink_that_was_down_gets_everything_once_it_is_back(store, audit
 async def test_a_failing_sink_is_asked_again_with_growing_pauses_not_for_every_event(store, audited):
     sink = RecordingSink()
     sink.failing = True
-    slow = pace(first_retry=timedelta(milliseconds=50), last_retry=timedelta(milliseconds=400))
+    slow = pace(first_retry=timedelta(milliseconds=50), last_retry=timedelta(hours=1))
+    loop = asyncio.get_running_loop()
     async with open_outbox(store, {"s": sink}, pace=slow):
-        async with asyncio.timeout(5):
-            for number in range(60):
-                await audited(number)
-                await asyncio.sleep(0.01)
-        # 0, 50, 150, 350, 750 ms ...: 60 events within some 0.7 s wake nobody.
-        assert 2 <= sink.attempts <= 8
+        began = loop.time()
+        for number in range(60):
+            await audited(number)
+            await asyncio.sleep(0.01)
+        await until(lambda: sink.attempts >= 2)
+        # 0, 50, 150, 350, 750 ms ...: 60 events within some 0.7 s wake nobody, and take longer than that on a busy machine.
+        took = loop.time() - began
+        assert sink.attempts <= 2 + math.log2(1 + took / 0.05)
+        assert sink.attempts < 20
         sink.failing = False
     assert sink.numbers == list(range(60)), "the stop ends a pause"
 
@@ -176,9 +181,9 @@ async def test_a_sink_in_trouble_does_not_hold_up_the_stop_and_nothing_is_lost(s
     loop = asyncio.get_running_loop()
     async with open_outbox(store, {"s": sink, "well": well}, pace=pace(drain_limit=timedelta(seconds=0.3))):
         await audited(1, 2, 3)
-        await until(lambda: sink.attempts)
+        await until(lambda: sink.attempts and well.numbers == [1, 2, 3])
         began = loop.time()
-    assert loop.time() - began < 3
+    assert loop.time() - began < 30  # half of what it hangs for
     assert well.numbers == [1, 2, 3]
     setattr(sink, trouble, False)
     async with open_outbox(store, {"s": sink}, pace=pace()):

@@ -146,7 +146,7 @@ async def test_heads_are_signed_at_the_begin_from_time_to_time_and_at_the_end(st
 
 
 async def until(store, count):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await names(store)).count("audit_head_signed") < count:
             await asyncio.sleep(0.005)
 

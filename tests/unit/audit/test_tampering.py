@@ -296,6 +296,6 @@ async def test_each_nodes_chain_is_verified_by_itself(store, url, clock, key, tr
     assert [(chain.node, chain.signed.sequence) for chain in report.chains] == [("alpha", LAST_HEAD - 1), ("beta", 1)]
     found = (await verify_store(store, trusted=trusted)).findings
     assert {(one.node, one.problem) for one in found} == {("beta", "bad_signature"), ("beta", "unsigned")}
-    sql("UPDATE audit_events SET line = replace(line, '/1', '/9') WHERE node = 'beta'")
+    sql("UPDATE audit_events SET line = replace(line, '/1', '/9') WHERE node = 'beta' AND sequence = 1")
     found = (await verify_store(store, trusted=both)).findings
     assert [(one.node, one.problem, one.sequence) for one in found] == [("beta", "changed", 1)]
