@@ -524,7 +524,18 @@ async def open_runtime(
             )
         )
         await stack.enter_async_context(summing(failures.sum_up))  # its end has sums that the outbox is to carry
-        recover = recovery(store, spenders=spenders, backends=backends, clock=clock, ca_timeout=settings.est.ca_timeout)
+        recover = recovery(
+            store,
+            spenders=spenders,
+            backends=backends,
+            clock=clock,
+            ca_timeout=settings.est.ca_timeout,
+            revoke_replaced={
+                name: profile.revoke_replaced_after
+                for name, profile in settings.profiles.items()
+                if profile.revoke_replaced_after is not None
+            },
+        )
         if inherits:
             await recover(foundation.incarnation)
         revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
