@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 import structlog
@@ -29,12 +29,12 @@ from kipuka.api import (
     Tx,
 )
 from kipuka.api.errors import BackendError
-from kipuka.store import certificates, enrolments
+from kipuka.mtls import alternative_names
+from kipuka.store import certificates, enrolments, name_changes, replaced, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
 from kipuka.store.jobs import claim
-from kipuka.x509.names import format_general_name
-from kipuka.x509.revocation import Reason
+from kipuka.x509.names import format_general_name, parse_dn, parse_general_name, same_general_names, same_name
 
 __all__ = ["Recovery", "open_jobs", "recovery"]
 
@@ -94,12 +94,17 @@ def recovery(
     backends: Mapping[str, CABackend],
     clock: Callable[[], datetime],
     ca_timeout: timedelta = timedelta(seconds=30),
+    revoke_replaced: Mapping[str, timedelta] = MappingProxyType({}),
 ) -> Recovery:
     """The job that ends reservations whose process died or gave up (guarantee 2).
 
     Before the CA was asked, and for a CA that signs in this process, no certificate can have come of it: the use is given
     back. What a remote CA was asked and left unknown is given back only when the CA itself says that it never took the
     order (`FindsOrders`); until then it stays held.
+
+    A certificate that is found at the CA is recorded as it would have been at once: it replaces the one that it renews, which is revoked as its profile
+    says (`revoke_replaced`: how long after the renewal, for the profiles that say so), and it uses up an approval of just its names. Where the one that it
+    renews was revoked meanwhile, it gets no successor: what was found is revoked too.
 
     A private key that was made here died with its process (RULES J1): the certificate of it is recorded and revoked, and the use
     is given back.
@@ -110,7 +115,13 @@ def recovery(
         for row in abandoned:
             try:
                 await _settle_one(
-                    store, row, spenders=spenders, backend=backends.get(row.ca), clock=clock, patience=ca_timeout
+                    store,
+                    row,
+                    spenders=spenders,
+                    backend=backends.get(row.ca),
+                    clock=clock,
+                    patience=ca_timeout,
+                    revoke_after=revoke_replaced.get(row.profile),
                 )
             except BackendUnavailable as error:
                 if error.reason != "enrolment_settled":
@@ -130,6 +141,7 @@ async def _settle_one(
     backend: CABackend | None,
     clock: Callable[[], datetime],
     patience: timedelta,
+    revoke_after: timedelta | None,
 ) -> None:
     if row.state == "signing":
         if not isinstance(backend, FindsOrders):
@@ -154,14 +166,18 @@ async def _settle_one(
         return
     if found is None:
         await store.write(partial(_give_back, row_id=row.id, spender=spender))
-    elif row.operation == Operation.SERVERKEYGEN:
-        tell = isinstance(backend, RevokesCertificates)
-        await store.write(
-            partial(_bury, row=row, certificate=found.certificate, now=clock(), spender=spender, tell=tell)
-        )
     else:
-        # The CA signed and the answer was lost: the certificate exists, so it is recorded and the use is spent.
-        await store.write(partial(_record_found, row=row, certificate=found.certificate, now=clock(), spender=spender))
+        # The CA signed and the answer was lost: the certificate exists, so it is recorded.
+        unit = partial(
+            _record_found,
+            row=row,
+            certificate=found.certificate,
+            now=clock(),
+            spender=spender,
+            tell=isinstance(backend, RevokesCertificates),
+            revoke_after=revoke_after,
+        )
+        await store.write(unit)
 
 
 def _record_found(
@@ -171,34 +187,48 @@ def _record_found(
     certificate: x509.Certificate,
     now: datetime,
     spender: SpendsOnIssue | None,
+    tell: bool,
+    revoke_after: timedelta | None,
 ) -> None:
-    enrolments.record(tx, _as_new(row, now), _as_recorded(row, certificate, now), spender, exists=True)
+    found = _as_recorded(row, certificate, now)
+    if row.operation == Operation.SERVERKEYGEN:
+        _bury(tx, found, reason="key_lost", comment=_KEY_DIED, spender=spender, tell=tell)  # RULES J1
+        return
+    schedules = revoke_after is not None
+    if row.replaces is not None and certificates.is_revoked(tx, row.replaces, to_change=schedules):
+        _bury(tx, found, reason="nothing_to_renew", comment=_NOTHING_TO_RENEW, spender=spender, tell=tell)  # RULES B2
+        return
+    before = None if row.replay_sha256 is None else replay.holder(tx, row.replay_sha256)
+    enrolments.record(tx, _as_new(row, now), found, spender, exists=True, answered=before)
+    if row.replaces is not None:
+        _use_approval(tx, row.replaces, certificate)
+        if revoke_after is not None:
+            replaced.schedule(tx, row.replaces, now + revoke_after)
     tx.audit(EnrolmentRecovered(enrolment=row.id, state="issued"))
 
 
-def _bury(
-    tx: Tx,
-    *,
-    row: enrolments.EnrolmentRow,
-    certificate: x509.Certificate,
-    now: datetime,
-    spender: SpendsOnIssue | None,
-    tell: bool,
-) -> None:
-    """RULES J1: record and revoke a certificate whose private key is gone, and give the use back."""
-    if not enrolments.settle(tx, row.id, state="failed", reason="key_lost", spender=spender):
+_KEY_DIED = "its private key died with the process that made it"
+_NOTHING_TO_RENEW = "the certificate that it renews was revoked before it was recorded"
+
+
+def _use_approval(tx: Tx, renewed: str, certificate: x509.Certificate) -> None:
+    """RULES F3: an approval of just the names that were issued is good for nothing more."""
+    approval = name_changes.find(tx, renewed)
+    if approval is None or not same_name(parse_dn(approval.subject), certificate.subject):
         return
-    reason = Reason.CESSATION_OF_OPERATION.value
-    buried = replace(
-        _as_recorded(row, certificate, now),
-        state="revoked",
-        revoked_at=now,
-        revocation_reason=reason,
-        untold_reason=reason if tell else None,
-    )
-    certificates.add(tx, buried)
-    tx.audit(EnrolmentRecovered(enrolment=row.id, state="failed"))
-    tx.audit(buried.revocation(comment="its private key died with the process that made it"))
+    if same_general_names([parse_general_name(name) for name in approval.names], alternative_names(certificate)):
+        name_changes.use(tx, approval)
+
+
+def _bury(
+    tx: Tx, found: RecordedCertificate, *, reason: str, comment: str, spender: SpendsOnIssue | None, tell: bool
+) -> None:
+    """Record and revoke a certificate that nobody is to have, and give the use back."""
+    if not enrolments.settle(tx, found.enrolment, state="failed", reason=reason, spender=spender):
+        return
+    event = certificates.add_revoked(tx, found, tell=tell, comment=comment)
+    tx.audit(EnrolmentRecovered(enrolment=found.enrolment, state="failed"))
+    tx.audit(event)
 
 
 def _as_recorded(row: enrolments.EnrolmentRow, certificate: x509.Certificate, now: datetime) -> RecordedCertificate:
@@ -212,6 +242,7 @@ def _as_recorded(row: enrolments.EnrolmentRow, certificate: x509.Certificate, no
         enrolment=row.id,
         issued_at=now,
         names=names_of(certificate),
+        replaces=row.replaces,
     )
 
 

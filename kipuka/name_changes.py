@@ -1,6 +1,6 @@
 """An administrator lets a certificate change its names at the next renewal (RULES F3).
 
-In the room: the use case, from the order to a durable approval. Not in the room: HTTP, the command line, and the renewal that uses the
+In the room: the use case, from the order to a durable approval, its withdrawal, and the end of those that nobody has used. Not in the room: HTTP, the command line, and the renewal that uses the
 approval (`kipuka.enrolment`), which alone decides whether the profile allows changes at all.
 """
 
@@ -10,16 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
-from kipuka.api import Conflict, Identity, MalformedRequest, NameChangeApproved, Tx, UnknownResource, timestamp
+from kipuka.api import (
+    Conflict,
+    Identity,
+    MalformedRequest,
+    NameChangeApproved,
+    NameChangeWithdrawn,
+    Tx,
+    UnknownResource,
+    timestamp,
+)
 from kipuka.api.errors import RequestError
 from kipuka.store import certificates, name_changes
+from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
 from kipuka.store.name_changes import NameChangeApproval
 from kipuka.x509.names import format_dn, format_general_name, parse_dn, parse_general_name
 from kipuka.x509.registration import Asked, vouched_for
 
-__all__ = ["LONGEST", "MOST_NAMES", "NameChangeOrder", "approve_name_change"]
+__all__ = ["LONGEST", "MOST_NAMES", "NameChangeOrder", "approve_name_change", "forget_ended", "withdraw_name_change"]
 
 LONGEST = timedelta(days=365)
 MOST_NAMES = 100
@@ -53,6 +64,24 @@ async def approve_name_change(store: Store, order: NameChangeOrder) -> NameChang
     return approved
 
 
+async def withdraw_name_change(store: Store, id: str) -> NameChangeApproval:  # noqa: A002 - named as in `NameChangeOrder`
+    """Take the approval for the certificate of that id (RULES E4) back; what was withdrawn.
+
+    When it returns nothing is approved any more, durably. Raises `UnknownResource` where there is no such certificate, or nothing is approved for
+    it (any more), and `Conflict` for an id that is not unique.
+    """
+    withdrawn = await store.write(partial(_withdraw, id=id))
+    if isinstance(withdrawn, RequestError):
+        raise withdrawn
+    return withdrawn
+
+
+async def forget_ended(store: Store) -> None:
+    """The job that deletes approvals which have ended unused. The audit log has had their end from the beginning."""
+    if await store.read(name_changes.any_ended):
+        await store.write(name_changes.forget_ended)
+
+
 def _read(order: NameChangeOrder) -> Asked:
     if len(order.names) > MOST_NAMES:
         raise MalformedRequest(f"there are more than {MOST_NAMES} names", reason="invalid_fields")
@@ -69,14 +98,44 @@ def _read(order: NameChangeOrder) -> Asked:
     return asked
 
 
-def _approve(tx: Tx, *, order: NameChangeOrder, asked: Asked) -> NameChangeApproval | RequestError:
-    """The approval, or the refusal, which has written nothing."""
+def _find(tx: Tx, id: str) -> RecordedCertificate | RequestError:  # noqa: A002 - as above
     try:
-        found = certificates.find(tx, order.id)
+        found = certificates.find(tx, id)
     except Conflict as conflict:
         return conflict
-    if found is None:
-        return UnknownResource("there is no such certificate")
+    return found or UnknownResource("there is no such certificate")
+
+
+def _withdraw(tx: Tx, *, id: str) -> NameChangeApproval | RequestError:  # noqa: A002 - as above
+    """What was withdrawn, or the refusal, which has written nothing."""
+    found = _find(tx, id)
+    if isinstance(found, RequestError):
+        return found
+    withdrawn = name_changes.withdraw(tx, found.fingerprint)
+    if withdrawn is None:
+        return UnknownResource("no change of names is approved for this certificate")
+    tx.audit(NameChangeWithdrawn(**_told(found, withdrawn)))
+    return withdrawn
+
+
+def _told(found: RecordedCertificate, approval: NameChangeApproval) -> dict[str, Any]:
+    """What the events say of an approval."""
+    return {
+        "ca": found.ca,
+        "serial": found.serial,
+        "fingerprint": found.fingerprint,
+        "subject": found.subject,
+        "new_subject": approval.subject,
+        "new_names": approval.names,
+        "until": timestamp(approval.until),
+    }
+
+
+def _approve(tx: Tx, *, order: NameChangeOrder, asked: Asked) -> NameChangeApproval | RequestError:
+    """The approval, or the refusal, which has written nothing."""
+    found = _find(tx, order.id)
+    if isinstance(found, RequestError):
+        return found
     if certificates.is_revoked(tx, found.fingerprint):
         return Conflict("the certificate is revoked, and cannot renew", reason="revoked")
     approval = NameChangeApproval(
@@ -86,15 +145,5 @@ def _approve(tx: Tx, *, order: NameChangeOrder, asked: Asked) -> NameChangeAppro
         until=order.until,
     )
     name_changes.approve(tx, approval)
-    tx.audit(
-        NameChangeApproved(
-            ca=found.ca,
-            serial=found.serial,
-            fingerprint=found.fingerprint,
-            subject=found.subject,
-            new_subject=approval.subject,
-            new_names=approval.names,
-            until=timestamp(approval.until),
-        )
-    )
+    tx.audit(NameChangeApproved(**_told(found, approval)))
     return approval

@@ -67,6 +67,7 @@ from kipuka.enrolment import Checkpoint, Enrolment, LabelService, ask_authority
 from kipuka.est.enveloped import KeyEncryption, KeySigner, key_identifier, unsuited
 from kipuka.jobs import open_jobs, recovery
 from kipuka.mtls import ClientAuth
+from kipuka.name_changes import forget_ended
 from kipuka.plugins import Plugins
 from kipuka.readiness import Readiness, open_readiness
 from kipuka.revocation import Revocations
@@ -523,7 +524,18 @@ async def open_runtime(
             )
         )
         await stack.enter_async_context(summing(failures.sum_up))  # its end has sums that the outbox is to carry
-        recover = recovery(store, spenders=spenders, backends=backends, clock=clock, ca_timeout=settings.est.ca_timeout)
+        recover = recovery(
+            store,
+            spenders=spenders,
+            backends=backends,
+            clock=clock,
+            ca_timeout=settings.est.ca_timeout,
+            revoke_replaced={
+                name: profile.revoke_replaced_after
+                for name, profile in settings.profiles.items()
+                if profile.revoke_replaced_after is not None
+            },
+        )
         if inherits:
             await recover(foundation.incarnation)
         revocations = Revocations(store=store, backends=backends, ca_timeout=settings.est.ca_timeout)
@@ -532,6 +544,7 @@ async def open_runtime(
             "recovery": recover,
             "revocations": revocations.tell_untold,
             "replaced": partial(revocations.revoke_replaced, _revokes_replaced(settings)),
+            "name_changes": partial(forget_ended, store),
         }
         await stack.enter_async_context(open_jobs(store, jobs, holder=holder))
         stack.push_async_callback(enrolment.drain)

@@ -144,11 +144,15 @@ class Linting:
         self._good: set[tuple[object, ...]] = set()
 
     def examine(self, deployment: Deployment) -> list[str]:
-        """What is said against the certificates in a stopped server's record, and against none of its shape before."""
+        """What is said against the certificates in a stopped server's record, and against none of its shape before.
+
+        Every certificate of the record is looked at, in SQLite or in PostgreSQL, and linted unless one of the same shape was good in this process. A record
+        that its test has spoilt or removed is passed over where it was a file; a PostgreSQL that does not answer is a fault of the test.
+        """
         try:
             issued, authorities = list(deployment.issued()), _authorities(deployment)
         except (LookupError, ValueError, OSError, sqlite3.Error):
-            return []  # in PostgreSQL, gone with the test, or spoilt by it
+            return []
         return list(self._examine(issued, authorities))
 
     def _examine(self, issued: Iterable[bytes], authorities: dict[x509.Name, bytes]) -> Iterator[str]:

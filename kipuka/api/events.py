@@ -52,6 +52,7 @@ __all__ = [
     "LockoutReleased",
     "LockoutsListed",
     "NameChangeApproved",
+    "NameChangeWithdrawn",
     "Outcome",
     "RequestRejected",
     "RevocationNotTold",
@@ -535,6 +536,23 @@ class NameChangeApproved(AuditEvent):
     until: str
 
 
+class NameChangeWithdrawn(AuditEvent):
+    """An administrator took back what `name_change_approved` had allowed, before it was used or ended.
+
+    Since API 1.0.
+    """
+
+    name: ClassVar[str] = "name_change_withdrawn"
+    outcome: ClassVar[Outcome] = "success"
+    ca: str
+    serial: str
+    fingerprint: str
+    subject: str
+    new_subject: str
+    new_names: tuple[str, ...]
+    until: str
+
+
 class RevocationTold(AuditEvent):
     """The certification authority has taken note of a revocation, or of the end of a hold (`removeFromCRL`).
 
@@ -720,6 +738,7 @@ HOST_EVENTS: tuple[type[AuditEvent], ...] = (
     CertificateRevoked,
     CertificateHoldLifted,
     NameChangeApproved,
+    NameChangeWithdrawn,
     RevocationTold,
     RevocationNotTold,
     AdminAccess,

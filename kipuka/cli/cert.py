@@ -1,4 +1,4 @@
-"""`kipuka cert list|show|revoke|rename`.
+"""`kipuka cert list|show|revoke|rename|withdraw-rename`.
 
 In the room: filters, paging, layout, and the order that a command line stands for. Not in the room: the record
 (`kipuka.store.certificates`) and what revoking means (`kipuka.revocation`).
@@ -246,7 +246,7 @@ def rename(
     """Let a certificate change its names. ID is its SHA-256 fingerprint, CA/SERIAL, or a serial number that only one CA has used (RULES E4).
 
     Its holder may renew it once under exactly these names, by a request with ChangeSubjectName (RFC 6402), where the profile says
-    change_subject_name. A second approval takes the place of the first.
+    change_subject_name. A second approval takes the place of the first; withdraw-rename takes it back.
     """
     from kipuka.cli.host import with_store
     from kipuka.name_changes import NameChangeOrder, approve_name_change
@@ -264,6 +264,22 @@ def rename(
         )
     shown = ", ".join(name for name in (approval.subject, *approval.names) if name)
     click.echo(f"{approval.certificate[:16]}... may be renewed as {shown} until {timestamp(approval.until)}", err=True)
+
+
+@command.command(name="withdraw-rename")
+@config_option
+@click.argument("certificate", metavar="ID")
+def withdraw_rename(*, config: Path, certificate: str) -> None:
+    """Take back what rename has approved. ID is its SHA-256 fingerprint, CA/SERIAL, or a serial number that only one CA has used (RULES E4).
+
+    A certificate that was issued under the new names meanwhile stays as it is: revoke takes that back.
+    """
+    from kipuka.cli.host import with_store
+    from kipuka.name_changes import withdraw_name_change
+
+    withdrawn = with_store(config, lambda store: withdraw_name_change(store, certificate))
+    shown = ", ".join(name for name in (withdrawn.subject, *withdrawn.names) if name)
+    click.echo(f"{withdrawn.certificate[:16]}... may no longer be renewed as {shown}", err=True)
 
 
 def _report(revoked: Revoked, order: RevocationOrder) -> str:

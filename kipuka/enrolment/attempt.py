@@ -167,6 +167,7 @@ class Attempt:
     approval: NameChangeApproval | None = None  # an administrator's, for the names that are asked for
     renamed_from: str | None = None  # the names of the certificate before, where others were asked for
     replaces: str | None = None  # the fingerprint of the recorded certificate that is renewed
+    signed: RecordedCertificate | None = None  # what the CA has made of the order, before it is recorded
     opening: list[AuditEvent] = field(default_factory=list[AuditEvent])  # recorded with the first transaction
 
     @property

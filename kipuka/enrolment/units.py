@@ -36,6 +36,7 @@ from kipuka.store.name_changes import NameChangeApproval
 
 __all__ = [
     "Replacing",
+    "Unwanted",
     "begin_signing",
     "key_objection",
     "record",
@@ -44,6 +45,7 @@ __all__ = [
     "set_pending",
     "settle",
     "settle_if_held",
+    "tell",
 ]
 
 
@@ -56,6 +58,14 @@ class Replacing:
 
     window: timedelta
     needed: bool
+    tell: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unwanted:
+    """A certificate that its CA has made, and that nobody is to have. `tell`: its CA is to be told."""
+
+    certificate: RecordedCertificate
     tell: bool
 
 
@@ -88,7 +98,7 @@ def reserve(
 def begin_signing(tx: Tx, *, row: enrolments.NewEnrolment, exists: bool, events: tuple[AuditEvent, ...]) -> None:
     """From now on the CA may have the order; without a reservation yet it is made."""
     if exists:
-        enrolments.begin_signing(tx, row.id)
+        enrolments.begin_signing(tx, row.id, replaces=row.replaces)
     else:
         enrolments.start(tx, row, None, signing=True)
     audit_all(tx, events=events)
@@ -125,20 +135,21 @@ def record(
 
     It is an earlier one where the same request was answered while this one was under way: what a CA of this process has signed is
     then forgotten before anybody has seen it. A remote CA (`window` None) knows it by now, so it is recorded and handed out.
-    With `replacing`, where the earlier one's private key is lost, it is the earlier one that goes: it is revoked.
+    With `replacing`, where the earlier one's private key is lost, it is the earlier one that goes: it is revoked, and its use is the new one's.
     """
     schedules = revoke_after is not None
     objection = _objection(tx, certificate, presented=presented, unique=unique, schedules=schedules)
     if objection is not None:
         return objection
+    before = None if row.replay_sha256 is None else replay.holder(tx, row.replay_sha256)
     answered = None
     superseded = None
     if replacing is not None:
-        superseded = _replace_first(tx, row.replay_sha256, replacing)
+        superseded = _replace_first(tx, before, replacing)
         if isinstance(superseded, BackendError):
             return superseded
-    elif window is not None and row.replay_sha256 is not None:
-        answered = replay.find(tx, row.replay_sha256, window=window)
+    elif window is not None:
+        answered = replay.still_good(tx, before, window=window)
     if answered is not None:
         if exists:
             enrolments.settle(tx, row.id, state="replayed", reason="answered_meanwhile", spender=spender)
@@ -146,16 +157,17 @@ def record(
         return answered
     if approval is not None and not name_changes.use(tx, approval):
         return NameRefused("the change of names was approved once, and is used", reason="approval_used")
-    enrolments.record(tx, row, certificate, spender, exists=exists)
+    inherits_use = superseded is not None
+    enrolments.record(tx, row, certificate, spender, exists=exists, answered=before, inherits_use=inherits_use)
     if certificate.replaces is not None and revoke_after is not None:
         replaced.schedule(tx, certificate.replaces, certificate.issued_at + revoke_after)
     audit_all(tx, events=(*opening, *([] if superseded is None else [superseded]), issued))
     return certificate
 
 
-def _replace_first(tx: Tx, digest: str | None, replacing: Replacing) -> CertificateRevoked | BackendUnavailable | None:
+def _replace_first(tx: Tx, before: str | None, replacing: Replacing) -> CertificateRevoked | BackendUnavailable | None:
     """Revoke what the same request led to before, if anything; or what stands against it (nothing was written)."""
-    first = None if digest is None else replay.find(tx, digest, window=replacing.window)
+    first = replay.still_good(tx, before, window=replacing.window)
     event = None if first is None else certificates.supersede(tx, first, tell=replacing.tell, comment=_KEY_LOST)
     return _no_longer_to_be_had() if event is None and replacing.needed else event
 
@@ -219,11 +231,27 @@ def settle(
     reason: str,
     spender: SpendsOnIssue | None,
     events: tuple[AuditEvent, ...],
+    unwanted: Unwanted | None = None,
 ) -> None:
-    """End a reservation without a certificate, where there is one (`id`): what it holds is given back."""
+    """End a reservation without a certificate, where there is one (`id`): what it holds is given back, and what was signed is revoked."""
     if id is not None:
         enrolments.settle(tx, id, state=state, reason=reason, spender=spender)
+    tell(tx, events=events, unwanted=unwanted)
+
+
+def tell(tx: Tx, *, events: tuple[AuditEvent, ...], unwanted: Unwanted | None) -> None:
+    """Say what happened, and record what was signed as revoked, unless its serial number is in the record: then it was recorded after all, or
+    cannot be.
+    """
     audit_all(tx, events=events)
+    if unwanted is None:
+        return
+    signed = unwanted.certificate
+    if not certificates.serial_is_used(tx, ca=signed.ca, serial=signed.serial):
+        tx.audit(certificates.add_revoked(tx, signed, tell=unwanted.tell, comment=_NOT_HANDED_OUT))
+
+
+_NOT_HANDED_OUT = "it was signed, and the enrolment failed before it was handed out"
 
 
 def settle_if_held(

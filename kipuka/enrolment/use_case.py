@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -36,6 +36,7 @@ from kipuka.api import (
     DenialKind,
     Denied,
     EnrolmentFailed,
+    FindsOrders,
     Identity,
     Issued,
     Operation,
@@ -538,6 +539,7 @@ class Enrolment:
             names=names,
             replaces=attempt.replaces,
         )
+        attempt.signed = recorded
         event = CertificateIssued(
             enrolment=attempt.id,
             operation=request.credentials.operation.value,
@@ -613,7 +615,10 @@ class Enrolment:
         refused_by_store: bool = False,
         plugin: str | None = None,
     ) -> bool:
-        """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it."""
+        """RULES C2: a refusal or fault after the reservation gives the held use back; whether an event now tells of it.
+
+        What a CA has signed by then is recorded as revoked where somebody beside this process knows of it, a remote CA or the plugin of the claim.
+        """
         if attempt.identity is None:
             return False
         request, claim = attempt.request, attempt.claim
@@ -632,6 +637,7 @@ class Enrolment:
             event = EnrolmentFailed(
                 enrolment=attempt.id, ca=request.service.ca, reason=reason, detail=detail, plugin=plugin
             )
+        unwanted = self._unwanted(attempt, reason)
         settling = partial(
             units.settle,
             id=attempt.id if attempt.reserved else None,
@@ -639,6 +645,7 @@ class Enrolment:
             reason=reason,
             spender=self._spenders.get(claim.plugin) if claim else None,
             events=(*attempt.opening, event),
+            unwanted=unwanted,
         )
         if not refused_by_store:
             try:
@@ -646,16 +653,24 @@ class Enrolment:
             except BackendError as error:
                 log.warning("enrolment_not_settled", enrolment=attempt.id, reason=error.reason, plugin=error.plugin)
                 if error.reason == enrolments.SPENDER_FAILED:
-                    # The recovery tries to give the use back again when the lease has run out; what happened is told now.
-                    return await self._tell((*attempt.opening, event))
+                    # The recovery tries to give the use back again when the lease has run out; what happened is told now. Of a CA that can say
+                    # what it has signed the recovery hears it again, and tries to spend the use first.
+                    found_again = request.service.remote and isinstance(request.service.backend, FindsOrders)
+                    return await self._tell((*attempt.opening, event), None if found_again else unwanted)
             else:
                 return True
         # The client need not wait for a store that is away, and neither need its use: else it came back with the end of the lease only.
         return attempt.reserved and self._store.write_later(settling)
 
-    async def _tell(self, events: Sequence[AuditEvent]) -> bool:
+    def _unwanted(self, attempt: Attempt, reason: str) -> units.Unwanted | None:
+        service = attempt.request.service
+        if attempt.signed is None or not (service.remote or reason == enrolments.SPENDER_FAILED):
+            return None
+        return units.Unwanted(certificate=attempt.signed, tell=isinstance(service.backend, RevokesCertificates))
+
+    async def _tell(self, events: tuple[AuditEvent, ...], unwanted: units.Unwanted | None) -> bool:
         try:
-            await self._store.write(partial(audit_all, events=events))
+            await self._store.write(partial(units.tell, events=events, unwanted=unwanted))
         except BackendError as error:
             log.error("event_not_recorded", event_name=events[-1].name, reason=error.reason)
             return False
@@ -722,6 +737,7 @@ class Enrolment:
             lease_until=now + self._ca_timeout + LEASE_MARGIN,
             created_at=now,
             replay_sha256=attempt.digest,
+            replaces=attempt.replaces,
         )
 
     def _succeeded(self, attempt: Attempt) -> AuthenticationSucceeded:

@@ -1,6 +1,6 @@
-"""The admin route that lets a certificate change its names.
+"""The admin routes that let a certificate change its names, and take that back.
 
-In the room: its body and its answer. Not in the room: authentication and HTTP (`kipuka.http.admin`), and what an approval is
+In the room: their body and answer. Not in the room: authentication and HTTP (`kipuka.http.admin`), and what an approval is
 (`kipuka.name_changes`).
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from kipuka.api import AdminReply, AdminRequest, AdminRoute, timestamp
-from kipuka.name_changes import MOST_NAMES, NameChangeOrder, approve_name_change
+from kipuka.name_changes import MOST_NAMES, NameChangeOrder, approve_name_change, withdraw_name_change
 from kipuka.store.database import Store
 
 __all__ = ["name_change_routes"]
@@ -51,8 +51,14 @@ async def approve(store: Store, request: AdminRequest) -> AdminReply:
     return AdminReply(body=answer)
 
 
+async def withdraw(store: Store, request: AdminRequest) -> AdminReply:
+    """DELETE /admin/certificates/{id}/name-change; the id is as for GET (RULES E4)."""
+    await withdraw_name_change(store, request.path["id"])
+    return AdminReply()
+
+
 def name_change_routes() -> list[AdminRoute]:
-    """The route; its handler is given the store."""
+    """The routes; their handlers are given the store."""
     return [
         AdminRoute(
             method="POST",
@@ -61,5 +67,12 @@ def name_change_routes() -> list[AdminRoute]:
             handler=approve,
             body=NameChangeBody,
             response=NameChangeAnswer,
-        )
+        ),
+        AdminRoute(
+            method="DELETE",
+            path="/admin/certificates/{id}/name-change",
+            summary="Take an approved change of names back",
+            handler=withdraw,
+            status=204,
+        ),
     ]

@@ -408,6 +408,23 @@ def revoke(
     return Revoked(certificate=changed, change=change, before=before)
 
 
+def add_revoked(tx: Tx, certificate: RecordedCertificate, *, tell: bool, comment: str) -> CertificateRevoked:
+    """Write down, as revoked from the beginning, a certificate that its CA has made and nobody is to have; the event that is to be audited.
+
+    `tell`: its CA is to be told.
+    """
+    reason = Reason.CESSATION_OF_OPERATION.value
+    revoked = replace(
+        certificate,
+        state="revoked",
+        revoked_at=tx.now,
+        revocation_reason=reason,
+        untold_reason=reason if tell else None,
+    )
+    add(tx, revoked)
+    return revoked.revocation(comment=comment)
+
+
 def supersede(tx: Tx, certificate: RecordedCertificate, *, tell: bool, comment: str) -> CertificateRevoked | None:
     """Revoke a certificate of this server's own accord, and give the event that is to be audited; None where it is no longer valid.
 

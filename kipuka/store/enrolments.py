@@ -105,6 +105,7 @@ class NewEnrolment:
     lease_until: datetime
     created_at: datetime
     replay_sha256: str | None = None  # `kipuka.store.replay`
+    replaces: str | None = None  # the fingerprint of the recorded certificate that is renewed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +132,7 @@ class EnrolmentRow:
     created_at: datetime
     settled_at: datetime | None
     replay_sha256: str | None
+    replaces: str | None
 
 
 def find(tx: ReadTx, id: str) -> EnrolmentRow | None:  # noqa: A002 - the column's name
@@ -180,12 +182,12 @@ def start(tx: Tx, row: NewEnrolment, spender: SpendsOnIssue | None, *, signing: 
     return None
 
 
-def begin_signing(tx: Tx, id: str) -> None:  # noqa: A002 - the column's name
-    """The CA is asked next: from now on the order may be known there.
+def begin_signing(tx: Tx, id: str, *, replaces: str | None = None) -> None:  # noqa: A002 - the column's name
+    """The CA is asked next: from now on the order may be known there. It is for a certificate that renews `replaces`.
 
     Raises `BackendUnavailable` when the enrolment was settled meanwhile.
     """
-    _move(tx, id, state=EnrolmentState.SIGNING.value)
+    _move(tx, id, state=EnrolmentState.SIGNING.value, replaces=replaces)
 
 
 def set_pending(tx: Tx, id: str, reference: str) -> None:  # noqa: A002 - the column's name
@@ -223,8 +225,14 @@ def record(
     spender: SpendsOnIssue | None,
     *,
     exists: bool,
+    answered: str | None = None,
+    inherits_use: bool = False,
 ) -> None:
     """Record the certificate, end the enrolment as issued and redeem its claim, all in this transaction.
+
+    `answered` is who holds the request's digest, as this transaction has seen it (`replay.holder`), and it goes to this certificate. One that was
+    recorded since then keeps it: the database refuses this one (`BackendFault`, "store_constraint"), and the record has to be looked at again.
+    With `inherits_use` the certificate takes the place of one that a use was spent on, and its own claim is given back.
 
     `exists` says whether `start` was committed for `row` before; without that the row is written as issued at once, and it
     cannot have a claim, since nothing held it. Raises `BackendFault` for a serial number that the CA has used before (RULES F6), and
@@ -243,8 +251,8 @@ def record(
         msg = "a claim is redeemed only after it was reserved"
         raise ValueError(msg)
     spender_of_claim = None if claim is None else _spender_of(claim, spender)
-    if digest is not None:
-        replay.let_go(tx, digest)
+    if digest is not None and answered is not None:
+        replay.let_go(tx, digest, answered)
     certificates.add(tx, certificate)
     ended = {
         "state": EnrolmentState.ISSUED.value,
@@ -258,7 +266,10 @@ def record(
     else:
         tx.add(enrolments, _new(tx, row, EnrolmentState.ISSUED) | ended)
     if claim is not None and spender_of_claim is not None:
-        spender_of_claim.redeem(tx)
+        if inherits_use:
+            spender_of_claim.release(tx)
+        else:
+            spender_of_claim.redeem(tx)
 
 
 def abandoned(tx: ReadTx, *, node: str, heir: Incarnation | None, now: datetime) -> list[EnrolmentRow]:
@@ -360,6 +371,7 @@ def _new(tx: Tx, row: NewEnrolment, state: EnrolmentState) -> dict[str, Any]:
         "created_at": timestamp(row.created_at),
         "settled_at": None,
         "replay_sha256": row.replay_sha256,
+        "replaces": row.replaces,
     }
 
 

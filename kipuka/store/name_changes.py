@@ -10,12 +10,12 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, select, update
 
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.store.tables import moment, name_changes
 
-__all__ = ["NameChangeApproval", "approve", "find", "use"]
+__all__ = ["NameChangeApproval", "any_ended", "approve", "find", "forget_ended", "use", "withdraw"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,3 +73,19 @@ def use(tx: Tx, approval: NameChangeApproval) -> bool:
         c.until >= timestamp(tx.now),
     )
     return tx.execute(statement).rowcount == 1
+
+
+def withdraw(tx: Tx, certificate: str) -> NameChangeApproval | None:
+    """Take back the approval for that certificate; None where none holds, also where a renewal has used it in this moment."""
+    found = find(tx, certificate)
+    return found if found is not None and use(tx, found) else None
+
+
+def any_ended(tx: ReadTx) -> bool:
+    """Whether there are approvals whose time is over."""
+    return bool(tx.execute(select(exists().where(name_changes.c.until < timestamp(tx.now)))).scalar_one())
+
+
+def forget_ended(tx: Tx) -> int:
+    """Delete the approvals whose time is over; how many there were."""
+    return tx.execute(delete(name_changes).where(name_changes.c.until < timestamp(tx.now))).rowcount

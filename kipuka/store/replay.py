@@ -22,11 +22,13 @@ from kipuka.store import certificates
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.tables import enrolments
 
-__all__ = ["find", "let_go", "replay_digest"]
+__all__ = ["find", "holder", "let_go", "replay_digest", "still_good"]
 
 _of_digest = (enrolments.c.replay_sha256 == bindparam("digest"), enrolments.c.state == "issued")
 _ANSWERED = select(enrolments.c.certificate).where(*_of_digest)
-_LET_GO = update(enrolments).where(*_of_digest).values(replay_sha256=None)
+_LET_GO = (
+    update(enrolments).where(*_of_digest, enrolments.c.certificate == bindparam("holder")).values(replay_sha256=None)
+)
 
 
 def replay_digest(credential: Claim | str, *, operation: str, label: str | None, ca: str, request_sha256: str) -> str:
@@ -40,17 +42,30 @@ def replay_digest(credential: Claim | str, *, operation: str, label: str | None,
     return hashlib.sha256(whole.encode("utf-8")).hexdigest()
 
 
-def find(tx: ReadTx, digest: str, *, window: timedelta) -> RecordedCertificate | None:
-    """The certificate that this request led to, while it is valid, not revoked, and issued no longer than `window` ago."""
-    fingerprint = tx.execute(_ANSWERED, {"digest": digest}).scalar_one_or_none()
-    if fingerprint is None:
-        return None
-    found = certificates.find_by_fingerprint(tx, fingerprint)
+def holder(tx: ReadTx, digest: str) -> str | None:
+    """The fingerprint of the newest certificate that this request led to, good or not.
+
+    Who records another one looks here first, and once: everything that follows is about that one, also where another node commits in between.
+    """
+    return tx.execute(_ANSWERED, {"digest": digest}).scalar_one_or_none()
+
+
+def still_good(tx: ReadTx, fingerprint: str | None, *, window: timedelta) -> RecordedCertificate | None:
+    """That certificate, while it is valid, not revoked, and issued no longer than `window` ago."""
+    found = None if fingerprint is None else certificates.find_by_fingerprint(tx, fingerprint)
     if found is None or found.state != "valid" or not found.not_before <= tx.now < found.not_after:
         return None
     return found if tx.now - found.issued_at < window else None
 
 
-def let_go(tx: Tx, digest: str) -> None:
-    """Take the digest from the enrolment that has it: another one is about to be issued for it."""
-    tx.execute(_LET_GO, {"digest": digest})
+def find(tx: ReadTx, digest: str, *, window: timedelta) -> RecordedCertificate | None:
+    """The certificate that this request led to, while it may be handed out again."""
+    return still_good(tx, holder(tx, digest), window=window)
+
+
+def let_go(tx: Tx, digest: str, fingerprint: str) -> None:
+    """Take the digest from that certificate's enrolment: another one is about to be issued for it.
+
+    From no other's. One that another node has recorded since `holder` was asked keeps it, and the database refuses a second.
+    """
+    tx.execute(_LET_GO, {"digest": digest, "holder": fingerprint})

@@ -152,6 +152,7 @@ enrolments = Table(
     Column("created_at", String(27), nullable=False),
     Column("settled_at", String(27)),
     Column("replay_sha256", String(64)),  # kipuka.store.replay; NULL where no window was open
+    Column("replaces", String(64)),  # the fingerprint of the certificate that is renewed, as far as it is known
     CheckConstraint("(state = 'issued') = (certificate IS NOT NULL)", name="issued_has_certificate"),
     CheckConstraint("(claim_plugin IS NULL) = (claim_ref IS NULL)", name="claim_is_whole"),
     Index(None, "request_sha256"),

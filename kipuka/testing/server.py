@@ -128,13 +128,26 @@ class Deployment:
         raise LookupError(msg)
 
     def issued(self) -> Iterator[bytes]:
-        """Every certificate in the record, as DER, oldest first. Raises LookupError where the record is no SQLite file."""
-        if not str(self.settings["db"]["url"]).startswith("sqlite:///"):
-            msg = "the record of this server is not in an SQLite file"
+        """Every certificate in the record, as DER, oldest first, from an SQLite file or from a PostgreSQL that runs.
+
+        Raises LookupError for a database that the configuration does not name itself (`file:`, `env:`), and what `sqlite3` or `psycopg` raises for
+        one that cannot be read.
+        """
+        statement = "SELECT der FROM certificates ORDER BY issued_at"
+        url = str(self.settings["db"]["url"])
+        if url.startswith("sqlite:///"):
+            with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as record:
+                for (der,) in record.execute(statement):
+                    yield bytes(der)
+        elif url.startswith(("postgresql://", "postgres://")):
+            import psycopg
+
+            with psycopg.connect(url, connect_timeout=5) as record:
+                for (der,) in record.execute(statement):
+                    yield bytes(der)
+        else:
+            msg = "the configuration does not say in itself which database it is"
             raise LookupError(msg)
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as record:
-            for (der,) in record.execute("SELECT der FROM certificates ORDER BY issued_at"):
-                yield bytes(der)
 
     @property
     def port(self) -> int:

@@ -19,7 +19,7 @@ def own_postgresql():
 
 
 @pytest.fixture(scope="module")
-def grounds(kipuka_servers, request):
+def grounds(kipuka_servers, kipuka_examine, request):
     """What `sites` builds on, in a folder, for a block."""
 
     def running():
@@ -29,7 +29,7 @@ def grounds(kipuka_servers, request):
     @contextlib.contextmanager
     def make(folder):
         with contextlib.ExitStack() as stack:
-            yield sites.Ground(kipuka_servers, running, folder, stack)
+            yield sites.Ground(kipuka_servers, running, kipuka_examine, folder, stack)
 
     return make
 

@@ -21,7 +21,7 @@ from typing import Any
 from kipuka.testing.client import ESTClient
 from kipuka.testing.pki import Credential
 from kipuka.testing.postgresql import PostgreSQLServer
-from kipuka.testing.server import RunningServer, Token, wait_until
+from kipuka.testing.server import Deployment, RunningServer, Token, wait_until
 from kipuka.testing.toml import merged
 
 from ..server.cluster import Cluster  # noqa: TID252 - tests are no package that is installed
@@ -43,11 +43,12 @@ DATABASE = "PostgreSQL"
 class Ground:
     """What a site is built on: how single servers are made, a folder of the test's own, and what ends with the test.
 
-    `postgresql` gives a PostgreSQL server that runs, and that may be killed.
+    `postgresql` gives a PostgreSQL server that runs, and that may be killed. `examine` is the fixture `kipuka_examine`.
     """
 
     kipuka_servers: Callable[..., RunningServer]
     postgresql: Callable[[], PostgreSQLServer]
+    examine: Callable[[Deployment], Sequence[str]]
     folder: Path
     stack: contextlib.ExitStack
 
@@ -147,7 +148,8 @@ def sqlite(ground: Ground, changes: Mapping[str, Any], *, prepare=None, environ=
 def postgresql(ground: Ground, changes: Mapping[str, Any], *, server: PostgreSQLServer | None = None) -> Site:
     """Two servers of two workers each on one PostgreSQL: the ground's own, or `server`."""
     database = server or ground.postgresql()
-    cluster = ground.stack.enter_context(Cluster(database, ground.folder, merged(TOGETHER, changes)))
+    cluster = Cluster(database, ground.folder, merged(TOGETHER, changes), examine=ground.examine)
+    ground.stack.enter_context(cluster)
     return Site(
         servers=cluster.nodes,
         database_url=cluster.postgresql.url,

@@ -1,6 +1,6 @@
 """Two nodes of two workers each on one PostgreSQL database, as several machines would be.
 
-In the room: `Cluster`. Not in the room: PostgreSQL itself (`kipuka.testing.postgresql`).
+In the room: `Cluster`, and a look at all the certificates that it has issued, when it ends. Not in the room: PostgreSQL itself (`kipuka.testing.postgresql`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ PATIENT = {
 
 
 class Cluster:
-    """Nodes `alpha` and `beta` with the same keys, each with a folder and a port. A context manager that runs both."""
+    """Nodes `alpha` and `beta` with the same keys, each with a folder and a port. A context manager that runs both.
 
-    def __init__(self, server, folder, changes=None, *, environ=None):
+    `examine` is the fixture `kipuka_examine`: what it says against what the nodes leave in the database is a failure.
+    """
+
+    def __init__(self, server, folder, changes=None, *, examine, environ=None):
+        self._examine = examine
         self.postgresql = server.create_database()
         alpha = Deployment.create(folder / "alpha", db=self.postgresql.url, environ=environ)
         beta = alpha.copy(folder / "beta")
@@ -39,8 +43,11 @@ class Cluster:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, failure, *_):
         self._stack.close()
+        if failure is None:  # else the database may be dead, and what has failed is told already
+            faults = self._examine(self.alpha.deployment)
+            assert not faults, "\n".join(faults)
         unexpected = [line for node in self.nodes if not node.tracebacks_expected for line in node.tracebacks()]
         assert not unexpected, "\n".join(node.stderr for node in self.nodes)
 

@@ -93,7 +93,8 @@ def on_sqlite(request, _folder, _stack, collectors):
 
 def on_postgresql(request, folder, stack, collectors):
     """Each node with a key of its own, which the other trusts."""
-    cluster = Cluster(request.getfixturevalue("kipuka_postgresql"), folder, {"audit": SIGNED_OFTEN})
+    postgresql, examine = (request.getfixturevalue(name) for name in ("kipuka_postgresql", "kipuka_examine"))
+    cluster = Cluster(postgresql, folder, {"audit": SIGNED_OFTEN}, examine=examine)
     alpha, beta = (node.deployment for node in cluster.nodes)
     beta.kipuka("audit", "key", "create", "beta.key")
     beta.configure({"audit": {"node_key": "beta.key", "trusted_keys": [str(alpha.directory / "audit.pub")]}})

@@ -18,9 +18,8 @@ LOCKED = "127.0.9.1"
 
 @pytest.fixture
 def target(kipuka_postgresql):
-    made = kipuka_postgresql.create_database()
-    yield made
-    kipuka_postgresql.drop_database(made.name)
+    """It stays until the tests end, since the certificates in it are linted when the server's module has ended."""
+    return kipuka_postgresql.create_database()
 
 
 def enrol(server, token, *, address="127.0.0.1"):

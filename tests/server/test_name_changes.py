@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from kipuka.testing import der
 from kipuka.testing.pki import Attribute, Credential, common_name, make_csr, make_root
+from kipuka.testing.server import wait_until
 from kipuka.x509.names import parse_dn
 from kipuka.x509.revocation import Reason
 
@@ -266,6 +269,60 @@ def test_by_the_command_line_too_and_two_at_once_use_it_once(server):
     with ThreadPoolExecutor() as threads:
         answers = list(threads.map(lambda csr: server.client(device).reenroll(csr, label="own"), requests))
     assert sorted(answer.status for answer in answers) == [200, 403, 403, 403]
+
+
+def withdraw(server, device):
+    digest = device.certificate.fingerprint(SHA256()).hex()
+    answer = server.admin("DELETE", f"/admin/certificates/{digest}/name-change")
+    return answer.status, json.loads(answer.body)["detail"] if answer.body else None
+
+
+NOTHING_APPROVED = (404, "no change of names is approved for this certificate")
+
+
+def test_an_approval_that_was_withdrawn_is_good_for_nothing(server):
+    """RULES F3: by the API and by the command line, once, audited with who did it; a new one can be given."""
+    device = enrolled(server, "ws-30", label="own")
+    digest, asked = device.certificate.fingerprint(SHA256()).hex(), change(common_name("ws-31"))
+
+    def renew():
+        return server.client(device).reenroll(make_csr(device.subject, attributes=(asked,)), label="own")
+
+    assert withdraw(server, device) == NOTHING_APPROVED
+    assert withdraw(server, make_root().issue_client()) == (404, "there is no such certificate")
+    before = server.last_sequence
+    assert approve(server, device, subject="CN=ws-31")[0] == 200
+    assert withdraw(server, device) == (204, None)
+    event = server.wait_for_audit("name_change_withdrawn", after=before)
+    assert (event["data"]["fingerprint"], event["data"]["new_subject"]) == (digest, "CN=ws-31")
+    assert event["identity"] == "admin:bearer:made by kipuka init"
+    assert renew().status == 403
+    assert withdraw(server, device) == NOTHING_APPROVED
+    assert approve(server, device, subject="CN=ws-31")[0] == 200
+    told = server.deployment.kipuka("cert", "withdraw-rename", digest).stderr
+    assert "may no longer be renewed as CN=ws-31" in told
+    again = server.deployment.kipuka("cert", "withdraw-rename", digest, expect=1).stderr
+    assert "no change of names is approved for this certificate" in again
+    assert renew().status == 403
+    assert approve(server, device, subject="CN=ws-31")[0] == 200
+    assert renew().status == 200
+    assert withdraw(server, device) == NOTHING_APPROVED, "what was used cannot be withdrawn"
+
+
+def test_an_approval_that_has_ended_is_deleted_by_the_server(server):
+    """By itself; one that still holds stays."""
+    ended, standing = (enrolled(server, name, label="own") for name in ("ws-32", "ws-33"))
+    digests = [device.certificate.fingerprint(SHA256()).hex() for device in (ended, standing)]
+
+    def left():
+        with contextlib.closing(sqlite3.connect(server.deployment.database)) as record:
+            return {digest for (digest,) in record.execute("SELECT certificate FROM name_changes")}
+
+    assert approve(server, ended, subject="CN=ws-34", until=ahead(seconds=3))[0] == 200
+    assert approve(server, standing, subject="CN=ws-34")[0] == 200
+    assert set(digests) <= left()
+    wait_until(lambda: digests[0] not in left(), timeout=60, what="the end of what has ended")
+    assert digests[1] in left()
 
 
 def test_an_approval_does_not_go_beyond_the_profile(server):

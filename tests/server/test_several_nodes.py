@@ -6,27 +6,40 @@ import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from kipuka.testing import der
 from kipuka.testing.client import basic, encode_body, est_path
-from kipuka.testing.pki import make_csr, make_key
+from kipuka.testing.pki import Attribute, common_name, make_csr, make_key
 from kipuka.testing.server import wait_until
 
 from .cluster import Cluster
+from .generated_keys import leaks, opened, public
 from .load import use_in_parallel
 
 pytestmark = [pytest.mark.server, pytest.mark.needs("postgres")]
 
 
-LABELS = {"est": {"label": [{"name": "again", "replay_window": 600}, {"name": "other", "replay_window": 600}]}}
+LABELS = {
+    "est": {
+        "label": [
+            {"name": "again", "replay_window": 600},
+            {"name": "other", "replay_window": 600},
+            {"name": "renaming", "profile": "renaming"},
+        ]
+    },
+    "profile": [{"name": "default"}, {"name": "renaming", "change_subject_name": True}],
+}
 
 
 @pytest.fixture(scope="module")
-def cluster(kipuka_postgresql, tmp_path_factory):
-    with Cluster(kipuka_postgresql, tmp_path_factory.mktemp("cluster"), LABELS) as cluster:
+def cluster(kipuka_postgresql, tmp_path_factory, kipuka_examine):
+    with Cluster(kipuka_postgresql, tmp_path_factory.mktemp("cluster"), LABELS, examine=kipuka_examine) as cluster:
         yield cluster
 
 
@@ -135,6 +148,104 @@ def test_one_key_for_two_names_at_once_is_certified_for_one(cluster):
         assert sorted(outcomes) == [200, 400]
 
 
+def test_a_certificate_that_the_linter_faults_fails_the_cluster_that_has_it_in_its_record(
+    kipuka_postgresql, tmp_path, kipuka_examine
+):
+    """RFC 5280, 4.2.2.1: authority information access is never critical."""
+    cluster = Cluster(kipuka_postgresql, tmp_path, {"server": {"workers": 1}}, examine=kipuka_examine)
+    where = x509.AccessDescription(
+        x509.AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier("http://ocsp.example")
+    )
+    access = x509.AuthorityInformationAccess([where])
+    critical = x509.Extension(access.oid, True, access)
+    bad = cluster.alpha.deployment.authority("main").issue("printer-9", extensions=(critical,)).der
+    with pytest.raises(AssertionError, match="pkilint says"), cluster:
+        cluster.beta.enrol("printer-9")
+        cluster.rows("UPDATE certificates SET der = %s", bad)
+
+
+# -- an approved change of names ---------------------------------------------------------------------------------------
+
+
+def approve(cluster, device, subject):
+    body = {"subject": subject, "until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+    answer = cluster.alpha.admin("POST", f"/admin/certificates/{fingerprint(device.certificate)}/name-change", body)
+    assert answer.status == 200, answer.text
+
+
+def rename_on_both(cluster, device, name, start):
+    """The device asks both nodes for the approved name, each with a key of its own."""
+    subject = common_name(name).public_bytes()
+    asked = Attribute(oid="1.3.6.1.5.5.7.7.36", values=(der.sequence(subject),))
+
+    def ask(node):
+        csr, client = make_csr(device.subject, attributes=(asked,)), node.client(device)
+        with client.connect() as connection:
+            start.wait(20)
+            return client.reenroll(csr, label="renaming", connection=connection)
+
+    pool = ThreadPoolExecutor(2)
+    return [pool.submit(ask, node) for node in cluster.nodes]
+
+
+def issued_to(cluster, name):
+    return [
+        number for (number,) in cluster.rows("SELECT fingerprint FROM certificates WHERE subject = %s", f"CN={name}")
+    ]
+
+
+def test_an_approval_that_both_nodes_use_in_the_same_transactional_moment_is_good_once(cluster):
+    """RULES F3: both have found it, both have signed, and both are about to record; one has it, and the other hears that it is used."""
+    device = cluster.alpha.enrol("named-0", label="renaming")
+    approve(cluster, device, "CN=named-1")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s AND query LIKE 'DELETE FROM name_changes%%'"
+    name = cluster.postgresql.name
+    with cluster.postgresql.transaction() as connection:
+        connection.execute("SELECT * FROM name_changes FOR UPDATE")
+        answers = rename_on_both(cluster, device, "named-1", threading.Barrier(2))
+        wait_until(lambda: cluster.rows(waiting, name) == [(2,)], what="both nodes at the approval")
+    heard = sorted((answer.result(30) for answer in answers), key=lambda answer: answer.status)
+    assert [answer.status for answer in heard] == [200, 403]
+    assert heard[1].text.strip() == "the change of names was approved once, and is used"
+    assert issued_to(cluster, "named-1") == [fingerprint(heard[0].certificate)]
+    assert cluster.rows("SELECT * FROM name_changes") == []
+    cluster.verify()
+
+
+def test_an_approval_that_is_asked_for_at_both_nodes_at_once_is_good_once(cluster):
+    """RULES F3: however the two fall; who comes after the other is told what it may not have."""
+    why = {"the change of names was approved once, and is used"}
+    for turn in range(10):
+        name = f"renamed-{turn}"
+        device = cluster.alpha.enrol(f"first-{turn}", label="renaming")
+        approve(cluster, device, f"CN={name}")
+        why.add(f"the subject CN={name} is not permitted for CN=first-{turn} (rule names)")
+        answers = [answer.result(30) for answer in rename_on_both(cluster, device, name, threading.Barrier(2))]
+        issued = [fingerprint(answer.certificate) for answer in answers if answer.status == 200]
+        refused = [(answer.status, answer.text.strip() in why) for answer in answers if answer.status != 200]
+        assert (len(issued), refused) == (1, [(403, True)]), [answer.text for answer in answers]
+        assert issued_to(cluster, name) == issued
+    cluster.verify()
+
+
+def test_an_approval_of_one_node_is_withdrawn_at_the_other_and_deleted_when_it_has_ended(cluster):
+    """RULES F3: PostgreSQL as SQLite."""
+    device, late = (cluster.alpha.enrol(name, label="renaming") for name in ("kept", "late"))
+    for one in (device, late):
+        approve(cluster, one, "CN=other")
+    answers = [
+        cluster.beta.admin("DELETE", f"/admin/certificates/{fingerprint(device.certificate)}/name-change").status
+        for _ in range(2)
+    ]
+    assert answers == [204, 404]
+    assert cluster.rows("SELECT certificate FROM name_changes") == [(fingerprint(late.certificate),)]
+    answers = [answer.result(30) for answer in rename_on_both(cluster, device, "other", threading.Barrier(2))]
+    assert [answer.status for answer in answers] == [403, 403]
+    cluster.rows("UPDATE name_changes SET until = '2020-01-01T00:00:00.000000Z'")
+    wait_until(lambda: not cluster.rows("SELECT * FROM name_changes"), timeout=60, what="the end of what has ended")
+    cluster.verify()
+
+
 # -- a lost answer -----------------------------------------------------------------------------------------------------
 
 
@@ -213,11 +324,84 @@ def test_another_request_gets_nothing_from_the_other_node(cluster):
         assert (answer.status, answer.text.strip()) == (401, "invalid OTP token"), label
 
 
+# -- a private key that was made for a lost answer -----------------------------------------------------------------------
+
+IN_USE = (503, "the OTP token is in use by another request", "1")
+OVERTAKEN = (503, "the certificate that this request led to is no longer to be had, try again", "1")
+
+
+def ask_for_key(node, csr, token, start):
+    """What a device hears that asks for a key, and asks again as long as it is told to come back: the refusals, and the answer."""
+    client, refusals = node.client(), []
+    with client.connect() as connection:
+        start.wait(20)
+        while True:
+            answer = client.enroll(
+                csr, operation="serverkeygen", label="again", token=token.value, connection=connection
+            )
+            if answer.status != 503:
+                return refusals, answer
+            refusals.append((answer.status, answer.text.strip(), answer.header("Retry-After")))
+
+
+def keys_made_at_once(cluster, token, *, times=1):
+    """The same request at both nodes in the same moment, so many times: the refusals, and key, key and certificate of each answer."""
+    csr = make_csr(common_name=token.client_id)
+    refusals, found = [], []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(times):
+            start = threading.Barrier(2)
+            for heard, answer in pool.map(partial(ask_for_key, csr=csr, token=token, start=start), cluster.nodes):
+                refusals += heard
+                found.append(opened(answer))
+    return refusals, found
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_one_request_for_a_key_at_both_nodes_at_once_leaves_one_good_certificate_for_one_use(cluster, uses):
+    """RULES D4, J1: no key is kept, so that each answer has a certificate of its own key, and the one before is revoked for it."""
+    refusals = []
+    for turn in range(8):
+        token = cluster.alpha.make_token(f"keyless-{uses}-{turn}", label="again", max_uses=uses)
+        heard, found = keys_made_at_once(cluster, token, times=1 + turn % 2)
+        refusals += heard
+        for _, key, certificate in found:
+            assert public(key.public_key()) == public(certificate.public_key())
+            assert certificate.subject.rfc4514_string() == f"CN={token.client_id}"
+        recorded = cluster.rows(
+            "SELECT fingerprint, state, revocation_reason FROM certificates WHERE subject = %s", f"CN={token.client_id}"
+        )
+        assert sorted(name for name, _, _ in recorded) == sorted(
+            fingerprint(certificate) for _, _, certificate in found
+        )
+        states = sorted((state, reason) for _, state, reason in recorded)
+        assert states == [("revoked", "superseded")] * (len(found) - 1) + [("valid", None)]
+        assert cluster.rows("SELECT used, held FROM otp_tokens WHERE id = %s", token.id) == [(1, 0)]
+    assert set(refusals) <= {IN_USE, OVERTAKEN}, "who loses is told to come back, and why"
+    assert uses == 1 or IN_USE not in refusals, "there was a second use"
+    cluster.verify()
+
+
+def test_of_keys_that_two_nodes_made_at_once_none_is_left_anywhere(cluster, kipuka_postgresql):
+    """RULES J1: not in the tables nor in the files of PostgreSQL, which have what was deleted too, nor in those of the nodes."""
+    found = []
+    for turn in range(2):
+        found += keys_made_at_once(cluster, cluster.alpha.make_token(f"forgotten-{turn}", label="again"))[1]
+    cluster.rows("CHECKPOINT")
+    folders = [kipuka_postgresql.socket_folder, *(node.deployment.directory.parent for node in cluster.nodes)]
+    files = {file for folder in folders for file in folder.rglob("*") if file.is_file()}
+    places = {str(file): file.read_bytes() for file in files}
+    held = [certificate.serial_number.to_bytes(20).lstrip(b"\0") for _, _, certificate in found]
+    for serial in held:
+        assert any(serial in content for content in places.values()), "what is recorded is found by such a search"
+    assert leaks([(octets, key) for octets, key, _ in found], places) == []
+
+
 # -- a request that waits at the CA ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def waiting(kipuka_postgresql, tmp_path_factory, site):
+def waiting(kipuka_postgresql, tmp_path_factory, site, kipuka_examine):
     """Two nodes, each in one process, whose remote CA promises to decide: it does so by what is in a file."""
     changes = {
         "server": {"workers": 1},
@@ -228,7 +412,8 @@ def waiting(kipuka_postgresql, tmp_path_factory, site):
         "est": {"default_ca": "forge", "label": [{"name": "far", "ca": "far"}]},
     }
     folder = tmp_path_factory.mktemp("waiting")
-    with Cluster(kipuka_postgresql, folder, changes, environ=site("badge_and_smithy")) as cluster:
+    environ = site("badge_and_smithy")
+    with Cluster(kipuka_postgresql, folder, changes, examine=kipuka_examine, environ=environ) as cluster:
         yield cluster
 
 

@@ -172,6 +172,10 @@ def test_a_use_that_cannot_be_spent_gives_no_certificate(server, behave):
         for event in server.audit("certificate_issued")
         if event["sequence"] > before and "unredeemed" in event["data"]["subject"]
     ]
+    revoked = server.wait_for_audit("certificate_revoked", after=before)
+    assert revoked["data"]["subject"].startswith("CN=unredeemed")
+    found = server.admin("GET", f"/admin/certificates/{revoked['data']['fingerprint']}")
+    assert json.loads(found.body)["state"] == "revoked"
     assert_contained(server, answer)
 
 

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from kipuka.api import (
@@ -19,6 +20,7 @@ from kipuka.api import (
     BackendUnavailable,
     CertificateChain,
     Claim,
+    ClientCertificate,
     Connection,
     Credentials,
     Denied,
@@ -37,17 +39,19 @@ from kipuka.audit.chain import seal
 from kipuka.enrolment import Enrolled, Enrolment, EnrolmentRequest, LabelService, Postponed
 from kipuka.est.enveloped import KeyEncryption, key_identifier
 from kipuka.jobs import open_jobs, recovery
-from kipuka.store import certificates, enrolments
+from kipuka.store import certificates, enrolments, name_changes
 from kipuka.store.database import open_store
+from kipuka.store.name_changes import NameChangeApproval
 from kipuka.store.schema import upgrade
 from kipuka.testing import der
-from kipuka.testing.pki import Attribute, make_csr, make_key, make_root
+from kipuka.testing.pki import Attribute, common_name, make_csr, make_key, make_root
 from kipuka.x509.generate import generate
 from kipuka.x509.names import subject_for
 from kipuka.x509.profiles import Profile
 from kipuka.x509.revocation import Reason
 
 ROOT = make_root()
+CHANGE = "1.3.6.1.5.5.7.7.36"
 CLAIM = Claim(plugin="spending", ref="t1")
 CONNECTION = Connection(
     id="c",
@@ -74,8 +78,6 @@ def sign(order: Order, issuer=ROOT, **changes):
     )
     for extension in order.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    from cryptography.hazmat.primitives.hashes import SHA256
-
     return builder.sign(issuer.key, SHA256())
 
 
@@ -118,8 +120,10 @@ class RememberingCA(CA):
         self.found = found
 
     async def find(self, order_id):
-        assert order_id == self.orders[0].id
-        return Issued(certificate=sign(self.orders[0])) if self.found else None
+        """Its last order; `found` may be the serial number that it has signed it with."""
+        assert order_id == self.orders[-1].id
+        changes = {} if self.found is True else {"serial": self.found}
+        return Issued(certificate=sign(self.orders[-1], **changes)) if self.found else None
 
 
 class RevokingCA(CA):
@@ -171,6 +175,22 @@ class Recognising:
         denied = await accept(self.winner)
         if denied is not None:
             raise BackendUnavailable(denied.detail, reason=denied.reason)
+
+
+class Renewing:
+    """A label that knows its client by a certificate that this server has recorded."""
+
+    def __init__(self, device) -> None:
+        self.device = device
+        self.winner = Authenticated(identity=Identity(method="mtls", name="CN=ws42", subject=device.subject))
+
+    def require_some_credential(self, credentials):
+        del credentials
+
+    async def recognise(self, _credentials, *, cache, accept, recall):
+        del cache, recall
+        assert await accept(self.winner) is None
+        return ClientCertificate(certificate=self.device, recorded=True)
 
 
 class World:
@@ -229,13 +249,14 @@ class World:
 
         return await self.store.read(lambda tx: [row.event for row in tx.execute(audit_events.select())])
 
-    async def recover(self, *, backend=None):
+    async def recover(self, *, backend=None, **more):
         job = recovery(
             self.store,
             spenders={"spending": self.spending},
             backends={"main": backend or self.backend},
             clock=now,
             ca_timeout=timedelta(seconds=0.2),
+            **more,
         )
         await job(enrolments.Incarnation(boot="b2"))
 
@@ -403,6 +424,89 @@ async def test_recovery_asks_a_remote_ca_what_became_of_the_order(world, found, 
     assert await here.rows() == []
 
 
+# -- a renewal that recovery finds -------------------------------------------------------------------------------------
+
+WEEK = timedelta(days=7)
+
+
+async def lost_renewal(here, *, new_name=None):
+    """A device enrols, renews, and the remote CA loses the answer to that; the certificate that it has."""
+    first = await here.enrol()
+    here.service = replace(
+        here.service,
+        profile=replace(here.service.profile, change_subject_name=True),
+        authentication=Renewing(first.certificate),
+    )
+    asked = () if new_name is None else (Attribute(oid=CHANGE, values=(der.sequence(new_name.public_bytes()),)),)
+    csr = make_csr(first.certificate.subject, attributes=asked)
+    credentials = Credentials(connection=CONNECTION, operation=Operation.SIMPLEREENROLL, label=None)
+    here.backend.answer = lose
+    with pytest.raises(BackendUnavailable) as lost:
+        await here.enrolment.enrol(
+            EnrolmentRequest(service=here.service, credentials=credentials, path_cache={}, body=csr.der)
+        )
+    assert lost.value.reason == "ca_unknown"
+    return first.certificate.fingerprint(SHA256()).hex()
+
+
+def lose(_order):
+    raise RuntimeError("lost")
+
+
+@pytest.mark.parametrize("revokes", [True, False])
+async def test_a_renewal_that_recovery_finds_at_a_remote_ca_replaces_the_certificate_before(world, revokes):
+    """As it would have at once: the link, and when the old one is revoked."""
+    here = world(RememberingCA(lambda order: Issued(certificate=sign(order)), found=True), remote=True)
+    old = await lost_renewal(here)
+    await here.recover(revoke_replaced={"default": WEEK} if revokes else {})
+    found, before = await here.recorded()
+    assert (found.replaces, found.state, before.fingerprint) == (old, "valid", old)
+    assert before.revoke_at == (found.issued_at + WEEK if revokes else None)
+
+
+@pytest.mark.parametrize("approved", ["ws43", "ws44"])
+async def test_a_renewal_that_recovery_finds_uses_up_the_approval_of_its_names_and_no_other(world, approved):
+    """RULES F3: approved once. In between an administrator may have approved other names."""
+    here = world(RememberingCA(lambda order: Issued(certificate=sign(order)), found=True), remote=True)
+    listed, asked = [], common_name("ws43")
+
+    async def approve(name, certificate):
+        approval = NameChangeApproval(
+            certificate=certificate, subject=f"CN={name}", names=(), until=now() + timedelta(hours=1)
+        )
+        listed.append(approval)
+        await here.store.write(partial(name_changes.approve, approval=approval))
+
+    enrol = here.enrolment.enrol
+
+    async def approved_first(request):
+        if request.credentials.operation is Operation.SIMPLEREENROLL:
+            (first,) = await here.recorded()
+            await approve("ws43", first.fingerprint)
+        return await enrol(request)
+
+    here.enrolment.enrol = approved_first
+    old = await lost_renewal(here, new_name=asked)
+    if approved != "ws43":
+        await approve(approved, old)
+    await here.recover()
+    assert (await here.recorded())[0].subject == "CN=ws43"
+    left = await here.store.read(partial(name_changes.find, certificate=old))
+    assert left == (None if approved == "ws43" else listed[-1])
+
+
+async def test_a_renewal_that_recovery_finds_of_a_certificate_that_was_revoked_meanwhile_is_revoked_too(world):
+    """RULES B2: it gets no successor."""
+    here = world(RememberingCA(lambda order: Issued(certificate=sign(order)), found=True), remote=True)
+    old = await lost_renewal(here)
+    await here.store.write(partial(certificates.revoke, fingerprint=old, reason=Reason.KEY_COMPROMISE))
+    await here.recover(revoke_replaced={"default": WEEK})
+    found, before = await here.recorded()
+    assert (found.replaces, found.state, before.revoke_at) == (old, "revoked", None)
+    assert await here.rows() == []
+    assert (await here.events())[-2:] == ["enrolment_recovered", "certificate_revoked"]
+
+
 @pytest.mark.parametrize(
     "failure", [RuntimeError("x"), BackendUnavailable("away"), "hang"], ids=["raises", "away", "hangs"]
 )
@@ -464,7 +568,70 @@ async def test_what_a_spender_raises_is_a_fault_with_its_plugins_name(world, met
     if method != "reserve":
         assert raised.value.audited
         assert "enrolment_failed" in await here.events()
-        assert not await here.recorded()
+        states = [recorded.state for recorded in await here.recorded()]
+        assert states == (["revoked"] if method == "redeem" else []), (
+            "what was signed is in the record, and good for nothing"
+        )
+
+
+@pytest.mark.parametrize("stuck", [(), ("release",)], ids=["given back", "still held"])
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
+async def test_what_was_signed_when_its_use_could_not_be_spent_is_recorded_as_revoked_and_its_ca_told(
+    world, remote, stuck
+):
+    """Guarantee 1: nothing that exists is missing in the record; it is one transaction with the event of the failure."""
+
+    def fail(*_):
+        raise RuntimeError("x")
+
+    here = world(RevokingCA(lambda order: Issued(certificate=sign(order))), remote=remote)
+    for method in ("redeem", *stuck):
+        setattr(here.spending, method, fail)
+    with pytest.raises(BackendFault, match="not available"):
+        await here.enrol()
+    (recorded,) = await here.recorded()
+    assert (recorded.state, recorded.untold_reason) == ("revoked", "cessationOfOperation")
+    assert here.spending.counts == ((0, 1, 0) if stuck else (1, 0, 0))
+    assert (await here.events())[-2:] == ["enrolment_failed", "certificate_revoked"]
+
+
+async def test_what_recovery_will_find_again_when_the_use_is_stuck_is_left_to_it(world):
+    """The use can be spent by then: the certificate is the client's after all."""
+    here = world(RememberingCA(lambda order: Issued(certificate=sign(order, serial=77)), found=77), remote=True)
+    redeem, release = here.spending.redeem, here.spending.release
+
+    def fail(*_):
+        raise RuntimeError("x")
+
+    here.spending.redeem = here.spending.release = fail
+    with pytest.raises(BackendFault):
+        await here.enrol()
+    assert await here.recorded() == ()
+    here.spending.redeem, here.spending.release = redeem, release
+    await here.recover()
+    assert [recorded.state for recorded in await here.recorded()] == ["valid"]
+    assert here.spending.counts == (0, 0, 1)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
+async def test_what_is_refused_after_a_remote_ca_has_signed_is_recorded_as_revoked(world, remote):
+    """RULES F5: the key came to belong to somebody else meanwhile. Of a CA in this process nobody has seen anything."""
+    go = asyncio.Event()
+
+    async def slowly(order):
+        await go.wait()
+        return Issued(certificate=sign(order))
+
+    here = world(CA(slowly), remote=remote, claim=None)
+    csr = make_csr(common_name="x")
+    both = [asyncio.create_task(here.enrol(csr, name=name)) for name in ("ws1", "ws2")]
+    while len(here.backend.orders) < 2:
+        await asyncio.sleep(0.01)
+    go.set()
+    outcomes = await asyncio.gather(*both, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Enrolled", "KeyRefused"]
+    states = sorted(recorded.state for recorded in await here.recorded())
+    assert states == (["revoked", "valid"] if remote else ["valid"])
 
 
 def replace_spender(here):
@@ -1001,6 +1168,27 @@ async def test_of_two_that_ask_for_a_key_at_once_with_one_certificate_the_later_
     for outcome in await asyncio.gather(*both):
         assert key_of(outcome).public_key() == outcome.certificate.public_key()
     assert sorted(recorded.state for recorded in await here.recorded()) == ["revoked", "valid"]
+
+
+async def test_of_two_that_ask_for_a_key_at_once_with_a_token_of_two_uses_one_is_spent(world):
+    """RULES D4: of a token with several uses the same request takes one; the later certificate has the earlier one's use."""
+    go = asyncio.Event()
+
+    async def slowly(order):
+        await go.wait()
+        return Issued(certificate=sign(order))
+
+    here = making_keys(world(CA(slowly), window=600))
+    here.spending.free = 2
+    csr = make_csr(common_name="x")
+    both = [asyncio.create_task(here.enrol(csr)) for _ in range(2)]
+    while len(here.backend.orders) < 2:
+        await asyncio.sleep(0.01)
+    assert here.spending.counts == (0, 2, 0)
+    go.set()
+    await asyncio.gather(*both)
+    assert sorted(recorded.state for recorded in await here.recorded()) == ["revoked", "valid"]
+    assert here.spending.counts == (1, 0, 1)
 
 
 async def test_a_first_certificate_that_is_revoked_while_the_retry_is_under_way_has_no_successor(world):

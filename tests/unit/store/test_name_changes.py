@@ -43,3 +43,26 @@ async def test_a_later_one_takes_its_place(store, clock):
     assert await store.read(partial(name_changes.find, certificate=first.certificate)) == second
     assert await store.write(partial(name_changes.use, approval=first)) is False
     assert await store.write(partial(name_changes.use, approval=second)) is True
+
+
+async def test_what_was_withdrawn_is_good_for_nothing(store, clock):
+    """Also in the hands of a renewal that has read it before."""
+    made = approval(clock)
+    await store.write(partial(name_changes.approve, approval=made))
+    withdrawn = [await store.write(partial(name_changes.withdraw, certificate=made.certificate)) for _ in range(2)]
+    assert withdrawn == [made, None]
+    assert await store.write(partial(name_changes.use, approval=made)) is False
+
+
+async def test_those_that_have_ended_are_forgotten_and_no_others(store, clock):
+    ended, standing = approval(clock), approval(clock, certificate="bb" * 32, until=clock() + 2 * DAY)
+    for made in (ended, standing):
+        await store.write(partial(name_changes.approve, approval=made))
+    clock.advance(DAY)
+    assert await store.read(name_changes.any_ended) is False, "until is the last moment at which it is good"
+    clock.advance(timedelta(microseconds=1))
+    assert await store.write(partial(name_changes.withdraw, certificate=ended.certificate)) is None
+    assert await store.read(name_changes.any_ended) is True
+    assert [await store.write(name_changes.forget_ended) for _ in range(2)] == [1, 0]
+    assert await store.read(name_changes.any_ended) is False
+    assert await store.read(partial(name_changes.find, certificate=standing.certificate)) == standing

@@ -25,7 +25,7 @@ def issue(store, clock):
     """Record a certificate for a request with that digest; its fingerprint."""
     made = 0
 
-    async def issue(digest=DIGEST, *, days=1):
+    async def issue(digest=DIGEST, *, days=1, **seen):
         nonlocal made
         made += 1
         row = NewEnrolment(
@@ -62,7 +62,11 @@ def issue(store, clock):
             enrolment=row.id,
             issued_at=clock(),
         )
-        unit = partial(enrolments.record, row=row, certificate=certificate, spender=None, exists=False)
+
+        def unit(tx):
+            before = {"answered": None if digest is None else replay.holder(tx, digest)} | seen
+            enrolments.record(tx, row, certificate, None, exists=False, **before)
+
         await store.write(unit)
         return certificate.fingerprint
 
@@ -115,6 +119,17 @@ async def test_the_database_refuses_a_second_issued_enrolment_of_one_digest(issu
     both = update(table).where(table.c.id == "e2").values(replay_sha256=DIGEST)
     with pytest.raises(BackendFault):
         await store.write(lambda tx: tx.execute(both).rowcount)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["nobody was seen", "an earlier one was seen"])
+async def test_what_another_node_recorded_after_the_look_keeps_its_digest(issue, find, earlier):
+    """RULES D4: it was not seen, so it may be what the request gets; the later one is refused, and looks again."""
+    seen = await issue() if earlier else None
+    others = await issue()
+    with pytest.raises(BackendFault) as raised:
+        await issue(answered=seen)
+    assert raised.value.reason == "store_constraint"
+    assert await find() == others
 
 
 async def test_without_a_digest_any_number_is_issued(issue):
