@@ -33,27 +33,31 @@ from kipuka.audit.chain import seal
 from kipuka.store.database import open_store
 
 async def main(url, node, seconds):
-    units = 0
+    units = within = 0
     async with open_store(url, node=node, clock=lambda: datetime.now(UTC), seal=seal) as store:
         print("ready", flush=True)
-        sys.stdin.readline()
-        end = time.monotonic() + seconds
+        begin = float(sys.stdin.readline())
+        end = begin + seconds
 
         async def client():
-            nonlocal units
-            while time.monotonic() < end:
+            nonlocal units, within
+            while (now := time.monotonic()) < end + 0.5:
                 await store.audit(ServerStopped(pid=1))
                 units += 1
+                within += begin <= now < end
 
         await asyncio.gather(*(client() for _ in range(4)))
-    print(units)
+    print(units, within)
 
 asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
 """
 
 
 def run_writers(url, *nodes, seconds):
-    """Let processes write at the same time, each as fast as it can; how many units each has committed."""
+    """Let processes write at the same time, each as fast as it can.
+
+    How many units each has committed, and how many of them within `seconds` in which all of them were at it.
+    """
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WRITE_IN_A_LOOP, url, node, str(seconds)],
@@ -65,10 +69,12 @@ def run_writers(url, *nodes, seconds):
     ]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
+    begin = time.monotonic() + 0.5  # one clock for all processes of a machine
     for process in processes:
-        process.stdin.write("go\n")
+        process.stdin.write(f"{begin}\n")
         process.stdin.flush()
-    return [int(process.communicate(timeout=40)[0]) for process in processes]
+    said = [process.communicate(timeout=40)[0].split() for process in processes]
+    return [int(units) for units, _ in said], [int(within) for _, within in said]
 
 
 async def look(url, clock):
@@ -79,9 +85,9 @@ async def look(url, clock):
 
 def test_two_saturated_processes_write_one_file_fairly_with_one_chain_per_node(url, clock):
     """DESIGN, the store: with busy_timeout alone one writer starves the other. RULES K7: commands write beside the server."""
-    counts = run_writers(url, "alpha", "beta", seconds=2)
-    assert min(counts) > 20
-    assert max(counts) < 2 * min(counts)
+    counts, shares = run_writers(url, "alpha", "beta", seconds=2)
+    assert min(shares) > 10
+    assert max(shares) < 2 * min(shares)
     heads, report = asyncio.run(look(url, clock))
     assert heads == {"alpha": counts[0], "beta": counts[1]}
     assert report.intact
@@ -89,7 +95,7 @@ def test_two_saturated_processes_write_one_file_fairly_with_one_chain_per_node(u
 
 def test_two_processes_of_one_node_share_its_chain(url, clock):
     """RULES K7: a command writes to the chain of the node whose configuration it has."""
-    counts = run_writers(url, "alpha", "alpha", seconds=1)
+    counts, _ = run_writers(url, "alpha", "alpha", seconds=1)
     heads, report = asyncio.run(look(url, clock))
     assert heads == {"alpha": sum(counts)}
     assert report.intact
