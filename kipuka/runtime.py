@@ -63,6 +63,7 @@ from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Un
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
 from kipuka.csr_attributes import csr_attributes
+from kipuka.distinguished_names import format_dn
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService, ask_authority
 from kipuka.est.enveloped import KeyEncryption, KeySigner, key_identifier, unsuited
 from kipuka.jobs import open_jobs, recovery
@@ -75,7 +76,6 @@ from kipuka.store.enrolments import Incarnation
 from kipuka.store.lockouts import StoreLockouts
 from kipuka.vigil import told_when_slow
 from kipuka.x509.generate import GeneratedKey, KeyKind, generate
-from kipuka.x509.names import format_dn
 from kipuka.x509.path import AnchorSet
 
 __all__ = [

@@ -100,6 +100,11 @@ from kipuka.api.kinds import (
     Needs,
     Services,
 )
+from kipuka.api.names import (
+    SubjectTemplate,
+    format_dn,
+    parse_dn,
+)
 from kipuka.api.protocols import (
     AuditSink,
     Authenticator,
@@ -273,13 +278,16 @@ __all__ = [
     "SpendsOnIssue",
     "StartupError",
     "Storage",
+    "SubjectTemplate",
     "TooManyRequests",
     "Tx",
     "UnknownResource",
     "UnsupportedMediaType",
     "WorkerDied",
     "WorkerStarted",
+    "format_dn",
     "hookimpl",
+    "parse_dn",
     "pass_host",
     "resolve_secret",
     "timestamp",
