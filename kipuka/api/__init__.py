@@ -99,6 +99,7 @@ from kipuka.api.kinds import (
     Lockouts,
     Needs,
     Services,
+    Threads,
 )
 from kipuka.api.names import (
     SubjectTemplate,
@@ -279,6 +280,7 @@ __all__ = [
     "StartupError",
     "Storage",
     "SubjectTemplate",
+    "Threads",
     "TooManyRequests",
     "Tx",
     "UnknownResource",
