@@ -42,9 +42,9 @@ from kipuka.authentication import (
     refusal,
 )
 from kipuka.config import AdminMode
+from kipuka.distinguished_names import format_dn
 from kipuka.store import admin_tokens
 from kipuka.store.database import Store
-from kipuka.x509.names import format_dn
 from kipuka.x509.path import AnchorSet, leads_to
 from kipuka.x509.patterns import CertificatePattern
 

@@ -24,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
+from kipuka.distinguished_names import attribute_type, text_attribute
 from kipuka.est.csr import SIGNATURE_HASHES
 from kipuka.est.csrattrs import (
     ANY_ADDRESS,
@@ -41,7 +42,7 @@ from kipuka.est.csrattrs import (
     extension_request,
 )
 from kipuka.x509.keys import KeyPolicy
-from kipuka.x509.names import attribute_type, normal_dns, normal_email, normal_uri, text_attribute
+from kipuka.x509.names import normal_dns, normal_email, normal_uri
 from kipuka.x509.profiles import Profile
 
 __all__ = ["asked_of_requests", "csr_attributes"]

@@ -23,11 +23,12 @@ from kipuka.api import (
     timestamp,
 )
 from kipuka.api.errors import RequestError
+from kipuka.distinguished_names import format_dn, parse_dn
 from kipuka.store import certificates, name_changes
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
 from kipuka.store.name_changes import NameChangeApproval
-from kipuka.x509.names import format_dn, format_general_name, parse_dn, parse_general_name
+from kipuka.x509.names import format_general_name, parse_general_name
 from kipuka.x509.registration import Asked, vouched_for
 
 __all__ = ["LONGEST", "MOST_NAMES", "NameChangeOrder", "approve_name_change", "forget_ended", "withdraw_name_change"]

@@ -7,13 +7,10 @@ the parts do. Objects are opened in an `AsyncExitStack` and closed in reverse.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,7 +31,6 @@ from kipuka.api import (
     AdminRoute,
     AuditSink,
     Authenticator,
-    BackendUnavailable,
     CABackend,
     ConfigProblem,
     LockoutPolicy,
@@ -63,9 +59,11 @@ from kipuka.config import AdminSection, AuditSection, Known, Label, Settings, Un
 from kipuka.config import load as load_config
 from kipuka.config.reload import reload
 from kipuka.csr_attributes import csr_attributes
+from kipuka.distinguished_names import format_dn
 from kipuka.enrolment import Checkpoint, Enrolment, LabelService, ask_authority
 from kipuka.est.enveloped import KeyEncryption, KeySigner, key_identifier, unsuited
 from kipuka.jobs import open_jobs, recovery
+from kipuka.key_workshop import KeyWorkshop, open_key_workshop
 from kipuka.mtls import ClientAuth
 from kipuka.name_changes import forget_ended
 from kipuka.plugins import Plugins
@@ -74,9 +72,8 @@ from kipuka.revocation import Revocations
 from kipuka.store.database import Store, open_store
 from kipuka.store.enrolments import Incarnation
 from kipuka.store.lockouts import StoreLockouts
+from kipuka.threads import BoundedThreads, open_threads
 from kipuka.vigil import told_when_slow
-from kipuka.x509.generate import GeneratedKey, KeyKind, generate
-from kipuka.x509.names import format_dn
 from kipuka.x509.path import AnchorSet
 
 __all__ = [
@@ -108,15 +105,6 @@ AUTHENTICATOR_TIMEOUT = timedelta(seconds=15)
 BLOCKING_QUEUE = 256
 """How many calls may wait for the pool before a caller is told to come back."""
 
-KEY_QUEUE = 16
-"""How many clients may wait for an RSA key in one process (RULES J1)."""
-
-KEY_TIMEOUT = timedelta(seconds=20)
-"""How long one may wait, the making included."""
-
-KEY_NICENESS = 10
-"""How much the thread that makes RSA keys stands behind everything else in the process."""
-
 ADMIN_LOCKOUT = LockoutPolicy(max_failures=5, window=timedelta(minutes=5), duration=timedelta(minutes=15))
 
 
@@ -146,60 +134,14 @@ class CompositionError(StartupError):
         self.draft = draft
 
 
+def open_pool(count: int) -> AbstractAsyncContextManager[BoundedThreads]:
+    """The threads of `Services.run_blocking`. Their end waits for calls under way."""
+    return open_threads(count, waiting=BLOCKING_QUEUE, name="kipuka-blocking", farewell=None)
+
+
 def utc_now() -> datetime:
     """The time now, aware, in UTC."""
     return datetime.now(UTC)
-
-
-class BlockingPool:
-    """Threads for what would block the event loop, with a bounded queue."""
-
-    def __init__(
-        self, *, workers: int, queue: int = BLOCKING_QUEUE, name: str = "kipuka-blocking", niceness: int = 0
-    ) -> None:
-        self._executor = ThreadPoolExecutor(
-            max_workers=workers, thread_name_prefix=name, initializer=partial(_stand_back, niceness)
-        )
-        self._free = workers + queue
-
-    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run in a thread. Raises `BackendUnavailable` when too many calls wait already."""
-        if self._free <= 0:
-            raise BackendUnavailable("the server is too busy", retry_after=timedelta(seconds=2), reason="pool_full")
-        self._free -= 1
-        call = asyncio.get_running_loop().run_in_executor(self._executor, partial(fn, *args, **kwargs))
-        call.add_done_callback(self._give_back)  # not when the caller stops waiting: the thread is still at work then
-        return await call
-
-    def _give_back(self, _call: asyncio.Future[Any]) -> None:
-        self._free += 1
-
-    def close(self) -> None:
-        """Let running calls end, and take no more."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _stand_back(niceness: int) -> None:
-    """Linux gives each thread a niceness of its own. A hardened service may forbid to change it: the queue is bounded all the same."""
-    if niceness:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeyWorkshop:
-    """Where RSA keys are made: one thread that nothing else needs, and a short queue before it (RULES J1)."""
-
-    pool: BlockingPool
-
-    async def make(self, kind: KeyKind) -> GeneratedKey:
-        """A new private key. Raises `BackendUnavailable` when too many wait for one, or it takes too long."""
-        try:
-            async with asyncio.timeout(KEY_TIMEOUT.total_seconds()):
-                return await self.pool.run(generate, kind)
-        except TimeoutError as error:
-            detail = "it took too long to make a private key, try again"
-            raise BackendUnavailable(detail, retry_after=timedelta(seconds=10), reason="key_timeout") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +149,7 @@ class Foundation:
     """What a process opens once, and every runtime in it stands on: the store, the threads, and which worker this is."""
 
     store: Store
-    pool: BlockingPool
+    pool: BoundedThreads
     keys: KeyWorkshop
     clock: Callable[[], datetime]
     incarnation: Incarnation
@@ -225,7 +167,7 @@ class HostServices:
 
     plugin: str
     store: Store
-    pool: BlockingPool
+    pool: BoundedThreads
     clock: Callable[[], datetime]
     log: FilteringBoundLogger
 
@@ -243,7 +185,13 @@ class HostServices:
 
     async def run_blocking(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run in the pool."""
-        return await self.pool.run(fn, *args, **kwargs)
+        return await self.pool.run(partial(fn, *args, **kwargs))
+
+    def open_threads(
+        self, count: int, *, waiting: int, farewell: timedelta
+    ) -> AbstractAsyncContextManager[BoundedThreads]:
+        """A pool of the plugin's own."""
+        return open_threads(count, waiting=waiting, name=f"kipuka-{self.plugin}", farewell=farewell)
 
     def lockouts(self, policy: LockoutPolicy, /) -> Lockouts:
         """The plugin's own count."""
@@ -391,14 +339,12 @@ async def open_foundation(
     if composition.settings.plugins.trace:
         _tell_hooks(composition.plugins)
     async with AsyncExitStack() as stack:
-        pool = BlockingPool(workers=max(2, os.cpu_count() or 2))
-        stack.callback(pool.close)
-        key_pool = BlockingPool(workers=1, queue=KEY_QUEUE, name="kipuka-keys", niceness=KEY_NICENESS)
-        stack.callback(key_pool.close)
+        pool = await stack.enter_async_context(open_pool(max(2, os.cpu_count() or 2)))
+        keys = await stack.enter_async_context(open_key_workshop())
         born = incarnation or Incarnation(boot=secrets.token_hex(8))
         opening = _store(composition, clock=clock, run=born.boot, exclusive=incarnation is None)
         store = await stack.enter_async_context(opening)
-        yield Foundation(store=store, pool=pool, keys=KeyWorkshop(pool=key_pool), clock=clock, incarnation=born)
+        yield Foundation(store=store, pool=pool, keys=keys, clock=clock, incarnation=born)
 
 
 def _tell_hooks(plugins: Plugins) -> None:
@@ -590,8 +536,7 @@ async def open_plugin(composition: Composition, name: str) -> AsyncGenerator[tup
     """For a plugin's command: its opened authenticator, beside a server that may be running (RULES K7)."""
     settings, plugins = composition.settings, composition.plugins
     async with AsyncExitStack() as stack:
-        pool = BlockingPool(workers=2)
-        stack.callback(pool.close)
+        pool = await stack.enter_async_context(open_pool(2))
         store = await stack.enter_async_context(_store(composition, clock=utc_now))
         services = partial(_services, store=store, pool=pool, clock=utc_now)
         if name not in settings.authenticators:
@@ -612,8 +557,7 @@ async def open_backend(composition: Composition, ca: str, store: Store) -> Async
     item = settings.ca(ca)
     kind = composition.plugins.ca_backends[item.backend]
     async with AsyncExitStack() as stack:
-        pool = BlockingPool(workers=1)
-        stack.callback(pool.close)
+        pool = await stack.enter_async_context(open_pool(1))
         services = partial(_services, store=store, pool=pool, clock=store.clock)
         opening = _Opening(stack=stack, composition=composition, services=services, watch=Watch())
         limit = settings.est.ca_timeout
@@ -652,7 +596,7 @@ def _store(
     )
 
 
-def _services(plugin: str, *, store: Store, pool: BlockingPool, clock: Callable[[], datetime]) -> Services:
+def _services(plugin: str, *, store: Store, pool: BoundedThreads, clock: Callable[[], datetime]) -> Services:
     log = cast("FilteringBoundLogger", structlog.get_logger(plugin))
     return HostServices(plugin=plugin, store=store, pool=pool, clock=clock, log=log.bind(plugin=plugin))
 

@@ -24,6 +24,7 @@ CHAPTERS = {
     "kinds": "Kinds and services",
     "protocols": "Protocols",
     "values": "Values",
+    "names": "Distinguished names",
     "settings": "Settings",
     "routes": "Admin routes",
     "commands": "Commands",
@@ -44,7 +45,7 @@ def modules() -> Mapping[str, Any]:
 
 
 def documentation(module: Any) -> Mapping[str, str]:
-    """The docstring of each name in the module's `__all__` that is defined there; a constant's is the text below it."""
+    """The docstring of each name in the module's `__all__` that is kipuka's own; a constant's is the text below it."""
     body = ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body
     found: dict[str, str] = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
@@ -58,6 +59,10 @@ def documentation(module: Any) -> Mapping[str, str]:
                 found[name] = inspect.cleandoc(text)
             case _:
                 pass
+    for name in module.__all__:
+        offered = getattr(module, name)
+        if name not in found and str(getattr(offered, "__module__", "")).startswith("kipuka."):
+            found[name] = inspect.getdoc(offered) or ""  # of a module below, which the host has in use as well
     return {name: found[name] for name in module.__all__ if name in found}
 
 

@@ -100,6 +100,12 @@ from kipuka.api.kinds import (
     Lockouts,
     Needs,
     Services,
+    Threads,
+)
+from kipuka.api.names import (
+    SubjectTemplate,
+    format_dn,
+    parse_dn,
 )
 from kipuka.api.protocols import (
     AuditSink,
@@ -275,13 +281,17 @@ __all__ = [
     "SpendsOnIssue",
     "StartupError",
     "Storage",
+    "SubjectTemplate",
+    "Threads",
     "TooManyRequests",
     "Tx",
     "UnknownResource",
     "UnsupportedMediaType",
     "WorkerDied",
     "WorkerStarted",
+    "format_dn",
     "hookimpl",
+    "parse_dn",
     "pass_host",
     "resolve_secret",
     "timestamp",

@@ -29,6 +29,7 @@ __all__ = [
     "Lockouts",
     "Needs",
     "Services",
+    "Threads",
 ]
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -92,6 +93,23 @@ class Lockouts(Protocol):
         ...
 
 
+class Threads(Protocol):
+    """A bounded pool of a plugin's own threads (`Services.open_threads`).
+
+    Since API 1.0.
+    """
+
+    async def run(self, fn: Callable[[], T], /, *, patience: timedelta | None = None) -> T:
+        """The result of `fn`, which is run in a thread.
+
+        Raises `BackendUnavailable` when too many calls wait already, or the pool is closed, and `TimeoutError` when there is no result
+        within `patience`: tell it from one that `fn` raises by letting `fn` raise errors of its own. Whoever gives up, by `patience` or
+        by being cancelled, frees the place of a call that has not begun: it never is. One that has begun goes on for nobody, and keeps
+        its thread until it returns; so give what `fn` does a time limit too, where it can have one.
+        """
+        ...
+
+
 class Services(Protocol):
     """What the host lends to an opened object.
 
@@ -124,6 +142,15 @@ class Services(Protocol):
 
     async def run_blocking(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what would block the event loop in a bounded pool. Raises `BackendUnavailable` when its queue is full."""
+        ...
+
+    def open_threads(self, count: int, *, waiting: int, farewell: timedelta) -> AbstractAsyncContextManager[Threads]:
+        """A pool of the plugin's own, for calls that may take long or never return: `run_blocking` is for work that is short, since
+        all plugins share it. At most `count` threads, and room for `waiting` calls more.
+
+        The end of the block takes no more, drops what has not begun, waits for what has as long as `farewell` says, and leaves the
+        rest behind: the threads keep no process from ending.
+        """
         ...
 
     def lockouts(self, policy: LockoutPolicy, /) -> Lockouts:

@@ -18,8 +18,8 @@ import rfc8785
 
 from kipuka.api.events import SCHEMA_VERSION, AuditEvent, AuditRecord
 from kipuka.api.storage import timestamp
+from kipuka.distinguished_names import visible
 from kipuka.store.events import ChainHead, PendingEvent
-from kipuka.x509.names import visible
 
 __all__ = ["GENESIS", "canonical", "line_hash", "seal"]
 

@@ -30,7 +30,7 @@ def command() -> None:
 
 def created_event(backend: str, made: CreatedCA) -> CACreated:
     """The audit event of a new CA; its subject and fingerprint are those of the issuing certificate."""
-    from kipuka.x509.names import format_dn
+    from kipuka.distinguished_names import format_dn
 
     issuer = made.chain.issuer
     return CACreated(backend=backend, subject=format_dn(issuer.subject), fingerprint=issuer.fingerprint(SHA256()).hex())

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
+from kipuka.distinguished_names import format_dn
 from kipuka.x509.keys import describe_key
-from kipuka.x509.names import format_dn
 
 __all__ = [
     "PUBLIC_AUTHORITIES",

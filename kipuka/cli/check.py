@@ -62,11 +62,11 @@ from kipuka.config import (
     Settings,
     TLSSection,
 )
+from kipuka.distinguished_names import format_dn
 from kipuka.est.enveloped import signs_messages, unsuited
 from kipuka.http.limits import files_needed, limits_of_worker, most_open_files
 from kipuka.plugins import Plugins
 from kipuka.runtime import Composition, CompositionError, compose, needs_of
-from kipuka.x509.names import format_dn
 from kipuka.x509.path import AnchorSet, check_chain
 
 __all__ = ["CheckFinding", "check_file", "exit_code", "findings_of", "permissive", "render", "render_json", "run_check"]

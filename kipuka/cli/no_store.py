@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ParamSpec, TypeVar, cast
 
 import structlog
@@ -16,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from kipuka.api import BackendUnavailable, LockoutPolicy, Lockouts, ReadTx, Tx
 from kipuka.api.events import AuditEvent
+from kipuka.threads import BoundedThreads, open_threads
 
 __all__ = ["NoStore"]
 
@@ -55,6 +57,12 @@ class NoStore:
         """Refused."""
         del event
         raise _closed()
+
+    def open_threads(
+        self, count: int, *, waiting: int, farewell: timedelta
+    ) -> AbstractAsyncContextManager[BoundedThreads]:
+        """Threads like any other."""
+        return open_threads(count, waiting=waiting, name=f"kipuka-{self.plugin}", farewell=farewell)
 
     async def run_blocking(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run in a thread."""

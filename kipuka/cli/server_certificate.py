@@ -25,10 +25,11 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kipuka.api import BackendFault, CABackend, CertificateIssued, Issued, Order, Tx, timestamp
+from kipuka.distinguished_names import subject_for
 from kipuka.store import certificates, enrolments
 from kipuka.store.database import Store
 from kipuka.x509.issued import mismatch
-from kipuka.x509.names import format_general_name, normal_dns, subject_for
+from kipuka.x509.names import format_general_name, normal_dns
 
 __all__ = ["ServerCertificate", "host_name", "issue_server_certificate"]
 

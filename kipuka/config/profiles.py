@@ -15,15 +15,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kipuka.config.document import KeyPath
 from kipuka.config.sections import ProfileItem
+from kipuka.distinguished_names import attribute_type, short_name
 from kipuka.x509.copied import COPYABLE, NEVER_COPIED
 from kipuka.x509.generate import KeyKind
 from kipuka.x509.issuance import CertificatePolicy
 from kipuka.x509.keys import KeyPolicy
-from kipuka.x509.names import attribute_type, normal_dns, normal_uri, short_name
+from kipuka.x509.names import normal_dns, normal_uri
 from kipuka.x509.patterns import SAN_FORMS
 from kipuka.x509.profiles import Profile
 from kipuka.x509.purposes import CMC_RA
-from kipuka.x509.templates import SubjectTemplate
+from kipuka.x509.templates import ProfileSubject
 from kipuka.x509.usages import possible_usages
 
 __all__ = ["EXTENDED_KEY_USAGES", "Mistake", "build_profile"]
@@ -142,11 +143,11 @@ def _days(number: float | None) -> timedelta | None:
     return None if number is None else timedelta(days=number)
 
 
-def _template(item: ProfileItem, mistakes: list[Mistake]) -> SubjectTemplate | None:
+def _template(item: ProfileItem, mistakes: list[Mistake]) -> ProfileSubject | None:
     if item.subject is None:
         return None
     try:
-        return SubjectTemplate(item.subject)
+        return ProfileSubject.parse(item.subject)
     except ValueError as error:
         remedy = "write a subject with fields such as CN={CN},O=Example,C=DE"
         mistakes.append(Mistake(path=("subject",), problem=f"it is no subject: {error}", remedy=remedy))

@@ -20,6 +20,7 @@ from kipuka.api import (
     NotPermitted,
     Operation,
 )
+from kipuka.distinguished_names import format_dn, parse_dn, visible
 from kipuka.enrolment.attempt import Attempt, LabelService, known
 from kipuka.est.csr import NameChange
 from kipuka.mtls import CERTIFICATE_METHOD, alternative_names
@@ -28,15 +29,7 @@ from kipuka.store.database import Store
 from kipuka.store.name_changes import NameChangeApproval
 from kipuka.x509.issued import is_issued_by
 from kipuka.x509.keys import spki_sha256
-from kipuka.x509.names import (
-    format_dn,
-    format_general_name,
-    parse_dn,
-    parse_general_name,
-    same_general_names,
-    same_name,
-    visible,
-)
+from kipuka.x509.names import format_general_name, parse_general_name, same_general_names, same_name
 from kipuka.x509.registration import (
     Asked,
     asks_for_others,

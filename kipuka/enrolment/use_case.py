@@ -50,6 +50,7 @@ from kipuka.api import (
 from kipuka.api.errors import BackendError, RequestError
 from kipuka.api.events import AuditEvent
 from kipuka.audit.gate import AuditGate
+from kipuka.distinguished_names import format_dn, visible
 from kipuka.enrolment import units
 from kipuka.enrolment.asked import AskedNames
 from kipuka.enrolment.attempt import (
@@ -77,12 +78,7 @@ from kipuka.store.database import Store, is_of_store, is_unknown
 from kipuka.store.events import audit_all
 from kipuka.x509.issued import mismatch
 from kipuka.x509.keys import check_key, spki_sha256
-from kipuka.x509.names import (
-    format_dn,
-    format_general_name,
-    holder_digest,
-    visible,
-)
+from kipuka.x509.names import format_general_name, holder_digest
 from kipuka.x509.profiles import Grant, authorise
 
 __all__ = ["Checkpoint", "Enrolment"]

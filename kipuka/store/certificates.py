@@ -21,8 +21,9 @@ from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, exists, func,
 from kipuka.api.errors import Conflict
 from kipuka.api.events import CertificateRevoked
 from kipuka.api.storage import ReadTx, Tx, timestamp
+from kipuka.distinguished_names import format_dn
 from kipuka.store.tables import certificates, moment
-from kipuka.x509.names import format_dn, holder_digest
+from kipuka.x509.names import holder_digest
 from kipuka.x509.revocation import Change, Reason, change_of
 
 __all__ = [

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,14 +34,16 @@ from kipuka.api import (
     Services,
     SpendsOnIssue,
     Storage,
+    Threads,
     Tx,
 )
 from kipuka.api.kinds import AnyKind
 from kipuka.audit.chain import seal
-from kipuka.runtime import BlockingPool, HostServices
+from kipuka.runtime import HostServices, open_pool
 from kipuka.store import events
 from kipuka.store.database import Store, open_store
 from kipuka.store.schema import upgrade
+from kipuka.threads import open_threads
 
 __all__ = [
     "OpenedAuditSink",
@@ -49,12 +51,18 @@ __all__ = [
     "OpenedCABackend",
     "OpenedKind",
     "credentials",
+    "lent_threads",
     "open_audit_sink",
     "open_authenticator",
     "open_ca_backend",
 ]
 
 T = TypeVar("T")
+
+
+def lent_threads(count: int, *, waiting: int, farewell: timedelta) -> AbstractAsyncContextManager[Threads]:
+    """What `Services.open_threads` lends, for services of a test's own."""
+    return open_threads(count, waiting=waiting, name="kipuka-test", farewell=farewell)
 
 
 def credentials(**changes: Any) -> Credentials:
@@ -217,8 +225,7 @@ async def _surroundings(
     _bring_up(database, storages)
     log: list[str] = []
     async with AsyncExitStack() as stack:
-        pool = BlockingPool(workers=4)
-        stack.callback(pool.close)
+        pool = await stack.enter_async_context(open_pool(4))
         store = await stack.enter_async_context(open_store(url, node="test", clock=clock, seal=seal, storages=storages))
         services = HostServices(plugin=plugin, store=store, pool=pool, clock=clock, log=_logger(log))
         yield OpenedKind(services=services, store=store, database=database, log=log)

@@ -24,8 +24,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 from OpenSSL import crypto
 
 from kipuka.api.values import CertificateProblem, PresentedCertificate
+from kipuka.distinguished_names import format_dn
 from kipuka.x509.keys import RSA_SMALLEST
-from kipuka.x509.names import format_dn, same_name
+from kipuka.x509.names import same_name
 
 __all__ = ["DEEPEST", "REASONS", "AnchorSet", "PathVerdict", "check_chain", "check_path", "check_validity", "leads_to"]
 

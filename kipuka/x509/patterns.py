@@ -17,7 +17,8 @@ from typing import Literal, Protocol
 
 from cryptography import x509
 
-from kipuka.x509.names import DNPieces, dn_pieces, normal_dns, normal_email, normal_uri, prepared_value
+from kipuka.distinguished_names import DNPieces, dn_pieces
+from kipuka.x509.names import normal_dns, normal_email, normal_uri, prepared_value
 
 __all__ = [
     "SAN_FORMS",

@@ -21,28 +21,30 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kipuka.api.errors import BadCSR, KeyRefused, NameRefused
 from kipuka.api.values import Identity
-from kipuka.x509.copied import NEVER_COPIED, check_copied
-from kipuka.x509.generate import KeyKind
-from kipuka.x509.issuance import CertificatePolicy, Issuance
-from kipuka.x509.keys import KeyPolicy, PublicKey, describe_key
-from kipuka.x509.names import (
+from kipuka.distinguished_names import (
     attribute_type,
     control_character,
     format_dn,
-    format_general_name,
-    general_name_key,
-    normal_dns,
-    normal_email,
-    normal_uri,
     parse_dn,
-    same_name,
     short_name,
     subject_for,
     text_attribute,
     visible,
 )
+from kipuka.x509.copied import NEVER_COPIED, check_copied
+from kipuka.x509.generate import KeyKind
+from kipuka.x509.issuance import CertificatePolicy, Issuance
+from kipuka.x509.keys import KeyPolicy, PublicKey, describe_key
+from kipuka.x509.names import (
+    format_general_name,
+    general_name_key,
+    normal_dns,
+    normal_email,
+    normal_uri,
+    same_name,
+)
 from kipuka.x509.patterns import SAN_FORMS, check_pattern, dns_fits, email_fits, glob, ip_fits, uri_fits
-from kipuka.x509.templates import SubjectTemplate
+from kipuka.x509.templates import ProfileSubject
 
 __all__ = ["IDENTITY_SAN_FORMS", "Grant", "Profile", "authorise"]
 
@@ -114,7 +116,7 @@ class Profile:
     key_usage: tuple[str, ...] | None = None
     extended_key_usage: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.CLIENT_AUTH,)
     extended_key_usage_critical: bool = False
-    subject: SubjectTemplate | None = None
+    subject: ProfileSubject | None = None
     subject_required: tuple[str, ...] = ()
     subject_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=_no_patterns)
     san_required: tuple[str, ...] = ()
@@ -234,7 +236,7 @@ def authorise(
     )
 
 
-def _filled(template: SubjectTemplate, identity: Identity, granted: x509.Name) -> x509.Name:
+def _filled(template: ProfileSubject, identity: Identity, granted: x509.Name) -> x509.Name:
     try:
         return template.fill(identity.name, granted)
     except ValueError as error:

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes
 
 from kipuka.api.errors import NameRefused
 from kipuka.api.values import Identity
+from kipuka.distinguished_names import format_dn, text_attribute, visible
 from kipuka.x509.names import (
-    format_dn,
     format_general_name,
     general_name_key,
     holder_digest,
@@ -26,8 +26,6 @@ from kipuka.x509.names import (
     normal_email,
     normal_uri,
     same_name,
-    text_attribute,
-    visible,
 )
 from kipuka.x509.patterns import CertificatePattern, parse_certificate_pattern
 from kipuka.x509.purposes import CMC_RA, has_usage

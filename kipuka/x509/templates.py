@@ -1,61 +1,47 @@
-"""A subject put together from fixed parts and what is known of the client: `CN={CN},O=Example,C=DE`.
+"""A profile's own subject, put together from fixed parts and what is known of the client: `CN={CN},O=Example,C=DE`.
 
-In the room: reading such a template, and filling it in. Not in the room: whose names may be filled in (`kipuka.x509.profiles`).
-
-A template is read into its components before anything is filled in, so that no value can become a component (DESIGN.md,
-guarantee 5).
+In the room: which fields such a template may have, and where their values come from. Not in the room: reading and filling it
+(`kipuka.api.names`), and whose names may be filled in (`kipuka.x509.profiles`).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from typing import Self
 
 from cryptography import x509
 
-from kipuka.x509.names import attribute_type, dn_values, short_name, text_attribute
+from kipuka.api import SubjectTemplate
+from kipuka.distinguished_names import attribute_type, dn_values, short_name
 
-__all__ = ["SubjectTemplate"]
+__all__ = ["ProfileSubject"]
 
-_FIELD = re.compile(r"\{([^{}]*)\}")
 _NAME = "name"
 
 
 @dataclass(frozen=True, slots=True)
-class SubjectTemplate:
-    """A subject with fields in it, as it stands in the configuration.
+class ProfileSubject:
+    """A subject with fields in it, as it stands in a profile.
 
-    It is written as RFC 4514 says. `{name}` is the name of the identity; `{CN}`, `{OU}` and so on are the value of that attribute of the
-    subject that would be granted without a template. Raises ValueError with one sentence for what is no template.
+    `{name}` is the name of the identity; `{CN}`, `{OU}` and so on are the value of that attribute of the subject that would be granted
+    without a template. Raises ValueError where a field is neither.
     """
 
-    text: str
+    template: SubjectTemplate
 
     def __post_init__(self) -> None:
-        components = dn_values(self.text)
-        if not components:
-            raise ValueError("a subject such as CN={CN},O=Example is expected")
-        for attributes in components:
-            if len({oid for oid, _ in attributes}) != len(attributes):
-                raise ValueError("a component has two attributes of one type")
-            for oid, value in attributes:
-                for field in _FIELD.findall(value):
-                    if field != _NAME:
-                        attribute_type(field)
-                fixed = _FIELD.sub("", value)
-                if "{" in fixed or "}" in fixed:
-                    raise ValueError("a brace is not part of a field such as {CN}")
-                if _FIELD.search(value) is None:
-                    text_attribute(oid, value)
+        _ = self.fields  # raises where one is no type of an attribute
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a template. Raises ValueError with a sentence for what is none."""
+        return cls(SubjectTemplate(text))
 
     @property
     def fields(self) -> frozenset[str]:
         """What is filled in: `name`, and the short names of attributes."""
         return frozenset(
-            field if field == _NAME else short_name(attribute_type(field))
-            for attributes in dn_values(self.text)
-            for _, value in attributes
-            for field in _FIELD.findall(value)
+            field if field == _NAME else short_name(attribute_type(field)) for field in self.template.fields
         )
 
     @property
@@ -63,35 +49,24 @@ class SubjectTemplate:
         """The attributes that every subject of this template has: type and value."""
         return frozenset(
             (oid, value)
-            for attributes in dn_values(self.text)
+            for attributes in dn_values(self.template.text)
             for oid, value in attributes
-            if _FIELD.search(value) is None
+            if "{" not in value
         )
-
-    @property
-    def attributes(self) -> frozenset[x509.ObjectIdentifier]:
-        """The types of all attributes that a subject of this template has."""
-        return frozenset(oid for attributes in dn_values(self.text) for oid, _ in attributes)
 
     def fill(self, name: str, subject: x509.Name) -> x509.Name:
         """The subject for an identity of that name, from the subject granted to it.
 
         Raises ValueError where a field has no value or more than one, and where what comes out cannot stand in its attribute.
         """
-
-        def value_of(field: re.Match[str]) -> str:
-            return name if field[1] == _NAME else _only_value(subject, field[1])
-
-        return x509.Name(
-            [
-                x509.RelativeDistinguishedName([text_attribute(oid, _FIELD.sub(value_of, text)) for oid, text in parts])
-                for parts in dn_values(self.text)
-            ]
+        return self.template.fill(
+            {field: name if field == _NAME else _only_value(subject, field) for field in self.template.fields}
         )
 
 
 def _only_value(subject: x509.Name, field: str) -> str:
-    values = [attribute.value for attribute in subject.get_attributes_for_oid(attribute_type(field))]
+    kind = attribute_type(field)
+    values = [attribute.value for attribute in subject.get_attributes_for_oid(kind)]
     if len(values) != 1 or not isinstance(values[0], str):
-        raise ValueError(f"the subject has {'no' if not values else 'more than one'} {field}")
+        raise ValueError(f"the subject has {'no' if not values else 'more than one'} {short_name(kind)}")
     return values[0]

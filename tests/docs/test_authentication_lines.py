@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kipuka.distinguished_names import parse_dn
 from kipuka.testing.pki import make_csr, make_root
-from kipuka.x509.names import parse_dn
 
 from .pages import ROOT, blocks
 

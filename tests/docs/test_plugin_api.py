@@ -238,4 +238,5 @@ FIRST_FIELDS: dict[str, list[str]] = {
     "PluginFault": ["plugin", "distribution", "version", "stage", "problem", "remedy"],
     "PresentedCertificate": ["leaf"],
     "Storage": ["prefix", "metadata", "migrations"],
+    "SubjectTemplate": ["text"],
 }

@@ -12,11 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from kipuka.api import StartupError
+from kipuka.distinguished_names import parse_dn
 from kipuka.testing.client import TLSAlert, bearer
 from kipuka.testing.inprocess import InProcessServer
 from kipuka.testing.pki import CLIENT_AUTH, SERVER_AUTH, make_root
 from kipuka.testing.server import free_port
-from kipuka.x509.names import parse_dn
 
 pytestmark = pytest.mark.server
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from kipuka.distinguished_names import format_dn
 from kipuka.testing.pki import Credential, common_name, make_csr, make_root
-from kipuka.x509.names import format_dn
 
 pytestmark = pytest.mark.server
 

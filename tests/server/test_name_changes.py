@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from kipuka.distinguished_names import parse_dn
 from kipuka.testing import der
 from kipuka.testing.pki import Attribute, Credential, common_name, make_csr, make_root
 from kipuka.testing.server import wait_until
-from kipuka.x509.names import parse_dn
 from kipuka.x509.revocation import Reason
 
 from .records import revoke

@@ -6,8 +6,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
+from kipuka.distinguished_names import format_dn, parse_dn
 from kipuka.testing.pki import make_csr, make_key
-from kipuka.x509.names import format_dn, parse_dn
 
 pytestmark = pytest.mark.server
 

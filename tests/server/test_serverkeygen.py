@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from kipuka.est.cms import read_certs_only
-from kipuka.runtime import KeyWorkshop
+from kipuka.key_workshop import KeyWorkshop
 from kipuka.testing import der
 from kipuka.testing.client import Response, basic, bearer, encode_body, est_path
 from kipuka.testing.http2 import HTTP2Peer
@@ -498,8 +498,8 @@ class SlowMaker:
 def busy(kipuka_template, tmp_path, monkeypatch):
     """A server in this process with room for one client that waits for an RSA key beside the one who gets it."""
     maker = SlowMaker()
-    monkeypatch.setattr("kipuka.runtime.KEY_QUEUE", 1)
-    monkeypatch.setattr("kipuka.runtime.generate", maker)
+    monkeypatch.setattr("kipuka.key_workshop.QUEUE", 1)
+    monkeypatch.setattr("kipuka.key_workshop.generate", maker)
     deployment = kipuka_template.copy(tmp_path / "kipuka")
     deployment.configure({"otp": {"hash_algorithm": "sha256-hmac"}})
     wait_for_one = KeyWorkshop.make

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kipuka.api.errors import ProofOfPossessionFailed, RequestError
 from kipuka.api.values import Connection, Identity
 from kipuka.csr_attributes import asked_of_requests, csr_attributes
+from kipuka.distinguished_names import attribute_type, parse_dn, text_attribute
 from kipuka.est.binding import check_binding
 from kipuka.est.csr import SIGNATURE_HASHES, CertificateRequest
 from kipuka.est.csrattrs import (
@@ -34,9 +35,8 @@ from kipuka.testing import der
 from kipuka.testing.obedient import obedient_csr, wanted_key, wanted_signature
 from kipuka.testing.pki import PrivateKey, make_csr, make_key
 from kipuka.x509.keys import KEY_NAMES, KeyPolicy, check_key
-from kipuka.x509.names import attribute_type, parse_dn, text_attribute
 from kipuka.x509.profiles import Grant, Profile, authorise
-from kipuka.x509.templates import SubjectTemplate
+from kipuka.x509.templates import ProfileSubject
 
 P256, P384 = der.object_identifier("1.2.840.10045.3.1.7"), der.object_identifier("1.3.132.0.34")
 BINDING = bytes(range(32))
@@ -173,7 +173,7 @@ csr_profiles = st.tuples(some(PATTERNS, least=1), some(SANS, least=0)).flatmap(
         san_required=of(both[1]),
         subject=st.none()
         | st.lists(st.sampled_from(sorted(both[0])), unique=True).map(
-            lambda fields: SubjectTemplate(",".join([*(f"{name}={{{name}}}" for name in fields), "C=DE"]))
+            lambda fields: ProfileSubject.parse(",".join([*(f"{name}={{{name}}}" for name in fields), "C=DE"]))
         ),
     ).flatmap(
         lambda profile: of(both[0] if profile.subject is None else profile.subject.fields).map(
@@ -188,7 +188,9 @@ identity_profiles = st.builds(
     san_domains=st.just(("example.com",)),
     identity_sans=of(SANS),
     san_required=of(SANS),
-    subject=st.none() | st.just(SubjectTemplate("CN={CN},OU={OU},C=DE")) | st.just(SubjectTemplate("CN={name}")),
+    subject=st.none()
+    | st.just(ProfileSubject.parse("CN={CN},OU={OU},C=DE"))
+    | st.just(ProfileSubject.parse("CN={name}")),
     subject_required=of(("CN",)),
 )
 
@@ -342,9 +344,9 @@ def test_the_names_that_a_request_must_have_are_in_the_template_and_beside_it():
 
 
 def test_a_subject_that_is_put_together_needs_its_fields_only():
-    profile = replace(WEB, subject=SubjectTemplate("CN={CN},O=Example,C=DE"))
+    profile = replace(WEB, subject=ProfileSubject.parse("CN={CN},O=Example,C=DE"))
     assert subject_of(profile) == [NamePart(NameOID.COMMON_NAME)]
-    fixed = replace(WEB, subject=SubjectTemplate("CN={name},C=DE"), subject_required=())
+    fixed = replace(WEB, subject=ProfileSubject.parse("CN={name},C=DE"), subject_required=())
     assert asked_of_requests(fixed) == CsrAttributes()
 
 
@@ -376,7 +378,7 @@ def test_some_name_is_asked_for_where_none_is_required(patterns, wanted):
 
 def test_the_names_of_an_identity_are_not_asked_for():
     """They are issued whatever the request says; a form that is not given unasked has to be asked for."""
-    profile = Profile(name="own", subject=SubjectTemplate("CN={CN},O=Example"), subject_required=("CN",))
+    profile = Profile(name="own", subject=ProfileSubject.parse("CN={CN},O=Example"), subject_required=("CN",))
     assert csr_attributes(profile) is None
     assert csr_attributes(replace(profile, san_required=("dns",), identity_sans=("dns",))) is None
     template = asked_of_requests(replace(profile, san_required=("dns",))).template

@@ -36,6 +36,7 @@ from kipuka.api import (
 )
 from kipuka.api.errors import BackendError
 from kipuka.audit.chain import seal
+from kipuka.distinguished_names import subject_for
 from kipuka.enrolment import Enrolled, Enrolment, EnrolmentRequest, LabelService, Postponed
 from kipuka.est.enveloped import KeyEncryption, key_identifier
 from kipuka.jobs import open_jobs, recovery
@@ -46,7 +47,6 @@ from kipuka.store.schema import upgrade
 from kipuka.testing import der
 from kipuka.testing.pki import Attribute, common_name, make_csr, make_key, make_root
 from kipuka.x509.generate import generate
-from kipuka.x509.names import subject_for
 from kipuka.x509.profiles import Profile
 from kipuka.x509.revocation import Reason
 

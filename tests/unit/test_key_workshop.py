@@ -9,19 +9,20 @@ from datetime import timedelta
 
 import pytest
 
-from kipuka import runtime
+from kipuka import key_workshop
 from kipuka.api import BackendUnavailable
-from kipuka.runtime import BlockingPool, KeyWorkshop
+from kipuka.key_workshop import open_key_workshop
 from kipuka.x509.generate import KeyKind
 
 RSA = KeyKind(name="rsa", bits=2048)
 
 
 @pytest.fixture
-def workshop():
-    pool = BlockingPool(workers=1, queue=2, name="keys", niceness=19)
-    yield KeyWorkshop(pool=pool)
-    pool.close()
+async def workshop(monkeypatch):
+    monkeypatch.setattr(key_workshop, "QUEUE", 2)
+    monkeypatch.setattr(key_workshop, "NICENESS", 19)
+    async with open_key_workshop() as opened:
+        yield opened
 
 
 def niceness(_kind):
@@ -29,7 +30,7 @@ def niceness(_kind):
 
 
 async def test_its_thread_stands_behind_the_rest_of_the_process(workshop, monkeypatch):
-    monkeypatch.setattr(runtime, "generate", niceness)
+    monkeypatch.setattr(key_workshop, "generate", niceness)
     here = niceness(RSA)
     assert await workshop.make(RSA) == 19
     assert niceness(RSA) == here
@@ -56,7 +57,7 @@ async def test_one_key_is_made_at_a_time_and_a_full_queue_refuses(workshop, monk
         at_work.pop()
         return kind
 
-    monkeypatch.setattr(runtime, "generate", make)
+    monkeypatch.setattr(key_workshop, "generate", make)
     asked = [asyncio.create_task(workshop.make(RSA)) for _ in range(5)]
     for task in asked[3:]:
         with pytest.raises(BackendUnavailable) as full:
@@ -70,8 +71,8 @@ async def test_one_key_is_made_at_a_time_and_a_full_queue_refuses(workshop, monk
 
 async def test_whoever_waits_too_long_is_told_so(workshop, monkeypatch):
     go = threading.Event()
-    monkeypatch.setattr(runtime, "generate", lambda kind: go.wait(20) and kind)
-    monkeypatch.setattr(runtime, "KEY_TIMEOUT", timedelta(seconds=0.05))
+    monkeypatch.setattr(key_workshop, "generate", lambda kind: go.wait(20) and kind)
+    monkeypatch.setattr(key_workshop, "TIMEOUT", timedelta(seconds=0.05))
     with pytest.raises(BackendUnavailable) as late:
         await workshop.make(RSA)
     assert late.value.reason == "key_timeout"

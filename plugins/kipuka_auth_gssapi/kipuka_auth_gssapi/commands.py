@@ -9,10 +9,10 @@ import json
 
 import click
 
-from kipuka.api import CommandHost, Services, pass_host
+from kipuka.api import CommandHost, Services, format_dn, pass_host
 from kipuka_auth_gssapi.authenticator import GSSAPIAuthenticator
 from kipuka_auth_gssapi.mapping import Mapped, Unmapped
-from kipuka_auth_gssapi.names import format_san, format_subject
+from kipuka_auth_gssapi.names import format_san
 from kipuka_auth_gssapi.principals import Principal
 
 __all__ = ["COMMANDS"]
@@ -50,13 +50,13 @@ def test_principal(host: CommandHost, *, principal: Principal, as_json: bool) ->
     if as_json:
         shown = {
             "principal": str(principal),
-            "subject": format_subject(found.subject),
+            "subject": format_dn(found.subject),
             "names": names,
             "host_name": found.host_name,
         }
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
-    click.echo(f"subject  {format_subject(found.subject)}")
+    click.echo(f"subject  {format_dn(found.subject)}")
     for name in names:
         click.echo(f"name     {name}")
     if found.host_name is not None and f"DNS:{found.host_name}" not in names:

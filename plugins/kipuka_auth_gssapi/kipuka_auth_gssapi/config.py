@@ -12,8 +12,8 @@ from typing import Annotated, Literal, Self
 from cryptography import x509
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kipuka.api import ConfigPath, Section
-from kipuka_auth_gssapi.names import SANForm, Template
+from kipuka.api import ConfigPath, Section, SubjectTemplate
+from kipuka_auth_gssapi.names import SANForm, read_template
 from kipuka_auth_gssapi.principals import Principal
 
 __all__ = ["DEFAULT_TEMPLATE", "GSSAPISettings"]
@@ -35,11 +35,7 @@ def _check_principal(text: str) -> str:
 
 
 def _check_template(text: str) -> str:
-    try:
-        Template.parse(text)
-    except ValueError as error:
-        msg = f"it {error}"
-        raise ValueError(msg) from error
+    read_template(text)
     return text
 
 
@@ -110,7 +106,7 @@ class GSSAPISettings(Section):
             except ValueError as error:
                 msg = f"principal_mapping: a principal {error}; mend the name {text}"
                 raise ValueError(msg) from error
-            if Template.parse(name).placeholders:
+            if read_template(name).fields:
                 msg = f"principal_mapping: the name for {text} has a placeholder; write it out, or use default_template"
                 raise ValueError(msg)
         if len(self.explicit_mapping) != len(self.principal_mapping) - (DEFAULT_TEMPLATE in self.principal_mapping):
@@ -127,21 +123,21 @@ class GSSAPISettings(Section):
     def explicit_mapping(self) -> Mapping[Principal, x509.Name]:
         """The table, read."""
         return {
-            Principal.parse(text): Template.parse(name).name
+            Principal.parse(text): read_template(name).fill({})
             for text, name in self.principal_mapping.items()
             if text != DEFAULT_TEMPLATE
         }
 
     @property
-    def user_template(self) -> Template | None:
+    def user_template(self) -> SubjectTemplate | None:
         """`default_template`, wherever it stands."""
         text = self.default_template or self.principal_mapping.get(DEFAULT_TEMPLATE)
-        return None if text is None else Template.parse(text)
+        return None if text is None else read_template(text)
 
     @property
-    def machine_template(self) -> Template | None:
+    def machine_template(self) -> SubjectTemplate | None:
         """`host_template`."""
-        return None if self.host_template is None else Template.parse(self.host_template)
+        return None if self.host_template is None else read_template(self.host_template)
 
     @property
     def allowed_realms(self) -> frozenset[str]:

@@ -104,7 +104,7 @@ def _mapping(settings: GSSAPISettings) -> Iterator[Finding]:
                     "'", '"'
                 ),
             )
-    if len(realms) > 1 and any(not template.placeholders & {"principal", "realm"} for template in templates):
+    if len(realms) > 1 and any(not template.fields & {"principal", "realm"} for template in templates):
         yield Finding(
             severity="warning",
             key="default_template",

@@ -12,8 +12,9 @@ from typing import Self
 
 from cryptography import x509
 
+from kipuka.api import SubjectTemplate
 from kipuka_auth_gssapi.config import GSSAPISettings
-from kipuka_auth_gssapi.names import SANForm, Template, alternative_names
+from kipuka_auth_gssapi.names import SANForm, alternative_names, subject_of
 from kipuka_auth_gssapi.principals import Principal
 
 __all__ = ["Mapped", "PrincipalMapping", "Unmapped"]
@@ -41,8 +42,8 @@ class PrincipalMapping:
     """Explicit mappings first, then the template."""
 
     explicit: Mapping[Principal, x509.Name]
-    default: Template | None
-    hosts: Template | None
+    default: SubjectTemplate | None
+    hosts: SubjectTemplate | None
     realms: frozenset[str]
     san: tuple[SANForm, ...]
 
@@ -74,7 +75,7 @@ class PrincipalMapping:
                     reason="principal_not_mapped", explanation=f"{principal} has no mapping, and no template is for it"
                 )
             try:
-                subject = template.fill(principal)
+                subject = subject_of(principal, template)
             except ValueError as error:
                 return Unmapped(
                     reason="principal_unsuitable", explanation=f"{principal} does not fit the template: {error}"

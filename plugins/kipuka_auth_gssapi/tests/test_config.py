@@ -25,11 +25,11 @@ def test_one_service_principal_or_several():
     [
         ({"service_principal": "HTTP/est.example.com"}, "with its realm"),
         ({"service_principal": []}, "at least 1"),
-        ({"default_template": "CN={name}"}, "unknown placeholder"),
+        ({"default_template": "CN={name}"}, "no field {name}"),
         ({"default_template": "nonsense"}, "RFC 4514"),
         ({"host_template": "CN={user"}, "brace"),
         ({"principal_mapping": {"alice": "CN=a"}}, "with its realm"),
-        ({"principal_mapping": {"alice@X": "CN={user}"}}, "placeholder"),
+        ({"principal_mapping": {"alice@X": "CN={user}"}}, "has a placeholder"),
         ({"principal_mapping": {"alice@X": "alice"}}, "RFC 4514"),
         ({"principal_mapping": {"alice@X": "CN=a", "\\alice@X": "CN=b"}}, "twice"),
         ({"principal_mapping": {"default_template": "CN={user}"}, "default_template": "CN={user}"}, "take one"),

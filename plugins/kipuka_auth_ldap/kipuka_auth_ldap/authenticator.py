@@ -9,14 +9,15 @@ cannot say is a 503, and counts for nothing.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 from kipuka.api import (
     Authenticated,
     AuthOutcome,
+    BackendUnavailable,
     Credentials,
     DenialKind,
     Denied,
@@ -24,13 +25,13 @@ from kipuka.api import (
     Lockouts,
     NotPresented,
     Services,
+    Threads,
 )
 from kipuka_auth_ldap.basic import SignIn, read_basic
 from kipuka_auth_ldap.config import LDAPSettings
 from kipuka_auth_ldap.connection import Deadline, Entry
 from kipuka_auth_ldap.mapping import NameMapping, Unmapped
 from kipuka_auth_ldap.sign_in import Directory, ServerTrouble
-from kipuka_auth_ldap.threads import DirectoryThreads, QueueFull, open_threads
 from kipuka_auth_ldap.verdicts import Refusal, Trouble
 
 __all__ = ["METHOD", "LDAPAuthenticator", "open_ldap"]
@@ -41,20 +42,24 @@ AWAY = "the directory is not available at the moment"
 NOT_HERE = "this account may not enrol here"
 
 COME_BACK = timedelta(seconds=10)
-SLACK = 1.0
-"""Seconds that a call may take beyond its own time limits before nobody waits for it any more: a resolver has limits of its own."""
+
+WAITING = 8
+"""So many sign-ins wait for each thread."""
+
+SLACK = timedelta(seconds=1)
+"""How long a call may take beyond its own time limits before nobody waits for it any more: a resolver has limits of its own."""
 
 
 class LDAPAuthenticator:
     """Directory name and password in HTTP Basic authentication."""
 
-    def __init__(self, settings: LDAPSettings, threads: DirectoryThreads, services: Services) -> None:
+    def __init__(self, settings: LDAPSettings, threads: Threads, services: Services) -> None:
         self._mapping = NameMapping.of(settings)
         self._directory = Directory(settings, self._mapping.attributes, self._report)
         self._threads = threads
         self._services = services
-        self._timeout = settings.timeout.total_seconds()
-        self._probe_patience = settings.connect_timeout.total_seconds() * len(settings.servers) + SLACK
+        self._timeout = settings.timeout
+        self._probe_patience = settings.connect_timeout * len(settings.servers) + SLACK
         self._lockouts: Lockouts = services.lockouts(settings.lockout_policy)
 
     @property
@@ -85,9 +90,8 @@ class LDAPAuthenticator:
     async def health(self) -> str | None:
         """None when a server answers and takes the server's own account; else what is wrong with each."""
         try:
-            async with asyncio.timeout(self._probe_patience):
-                found = await self._threads.run(self._directory.probe)
-        except (TimeoutError, QueueFull):
+            found = await self._threads.run(self._directory.probe, patience=self._probe_patience)
+        except (TimeoutError, BackendUnavailable):
             return "the directory has not answered in time"
         if None in found.values():
             return None
@@ -95,9 +99,9 @@ class LDAPAuthenticator:
 
     async def _ask(self, sign_in: SignIn) -> Entry | Refusal | Denied:
         try:
-            async with asyncio.timeout(self._timeout + SLACK):
-                return await self._threads.run(self._directory.sign_in, sign_in, Deadline(self._timeout))
-        except QueueFull:
+            ask = partial(self._directory.sign_in, sign_in, Deadline(self._timeout.total_seconds()))
+            return await self._threads.run(ask, patience=self._timeout + SLACK)
+        except BackendUnavailable:
             return _busy(sign_in, "directory_queue_full", None)
         except TimeoutError:
             return _busy(sign_in, "directory_timed_out", None)
@@ -146,5 +150,6 @@ def _busy(sign_in: SignIn, reason: str, explanation: str | None) -> Denied:
 @asynccontextmanager
 async def open_ldap(settings: LDAPSettings, services: Services) -> AsyncGenerator[LDAPAuthenticator, None]:
     """The authenticator with threads of its own. A directory that is away does not stop the start: it may come back."""
-    async with open_threads(settings.pool_size) as threads:
+    waiting, farewell = WAITING * settings.pool_size, settings.timeout + SLACK
+    async with services.open_threads(settings.pool_size, waiting=waiting, farewell=farewell) as threads:
         yield LDAPAuthenticator(settings, threads, services)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from kipuka.api import ConfigPath, LockoutPolicy, Seconds, Secret, Section
 from kipuka_auth_ldap.connection import Server, filter_problem, is_dn
 from kipuka_auth_ldap.escaping import escape_dn_value, escape_filter_value
-from kipuka_auth_ldap.names import SubjectTemplate
+from kipuka_auth_ldap.names import read_template
 
 __all__ = ["LDAPSettings"]
 
@@ -100,11 +100,7 @@ def _check_attribute(text: str) -> str:
 
 
 def _check_subject(text: str) -> str:
-    try:
-        SubjectTemplate.parse(text)
-    except ValueError as error:
-        msg = f"it {error}"
-        raise ValueError(msg) from error
+    read_template(text)
     return text
 
 

@@ -3,7 +3,7 @@
 In the room: sockets, TLS, time limits, bind and search, and what libraries raise turned into values and `Trouble`. Not in the room: which
 server, and in what order (`kipuka_auth_ldap.sign_in`); what an answer means (`kipuka_auth_ldap.verdicts`).
 
-All of it blocks, within its limits, and runs in threads (`kipuka_auth_ldap.threads`). python-ldap speaks the protocol through OpenLDAP's
+All of it blocks, within its limits, and runs in threads (`kipuka_auth_ldap.authenticator`). python-ldap speaks the protocol through OpenLDAP's
 own library, but its socket leads to this module, which carries the octets to the server and back. Left to itself the library waits for
 ever where a server stalls in the TLS handshake (measured: OpenLDAP 2.5 with GnuTLS, whatever time limits are set), compares
 `localhost` with the machine's host name, and takes trust from files that the section does not name.

@@ -12,13 +12,14 @@ from typing import Self
 
 from cryptography import x509
 
+from kipuka.api import SubjectTemplate
 from kipuka_auth_ldap.config import LDAPSettings
-from kipuka_auth_ldap.names import SubjectTemplate, dns_name, email_name, upn_name
+from kipuka_auth_ldap.names import dns_name, email_name, read_template, upn_name
 
 __all__ = ["Mapped", "NameMapping", "Unmapped"]
 
 USER = "user"
-"""The placeholder that stands for the name the directory knows the entry by."""
+"""The field that stands for the name the directory knows the entry by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +58,14 @@ class NameMapping:
         )
         return cls(
             name_attribute=settings.name_attribute,
-            subject=SubjectTemplate.parse(settings.subject),
+            subject=read_template(settings.subject),
             san={attribute: reader for attribute, reader in readers if attribute is not None},
         )
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """The attributes to ask for."""
-        wanted = [self.name_attribute, *(self.subject.placeholders - {USER}), *self.san]
+        wanted = [self.name_attribute, *(self.subject.fields - {USER}), *self.san]
         return tuple(sorted({name.lower() for name in wanted}))
 
     def find(self, attributes: Mapping[str, tuple[bytes, ...]]) -> Mapped | Unmapped:
@@ -73,11 +74,11 @@ class NameMapping:
         if isinstance(name, Unmapped):
             return name
         values = {USER: name}
-        for placeholder in sorted(self.subject.placeholders - {USER}):
-            value = _single(attributes, placeholder)
+        for field in sorted(self.subject.fields - {USER}):
+            value = _single(attributes, field)
             if isinstance(value, Unmapped):
                 return value
-            values[placeholder] = value
+            values[field] = value
         try:
             subject = self.subject.fill(values)
         except ValueError as error:

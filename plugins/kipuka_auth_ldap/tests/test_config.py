@@ -54,7 +54,7 @@ def settings(tmp_path, **changes) -> LDAPSettings:
         ({"user_dn": "{user}", "user_base": None}, "not a distinguished name"),
         ({"require_group": "est"}, "neither the name of a group"),
         ({"require_group": "(memberOf=x"}, "neither the name of a group"),
-        ({"subject": "CN=fixed"}, "no placeholder"),
+        ({"subject": "CN=fixed"}, "no field"),
         ({"subject": "{user}"}, "RFC 4514"),
         ({"subject": "CN={user"}, "brace"),
         ({"subject": ""}, "is empty"),

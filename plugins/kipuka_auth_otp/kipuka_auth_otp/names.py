@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from kipuka.api import SubjectTemplate, format_dn, parse_dn
+
 __all__ = [
     "COMMON_NAME_LENGTH",
     "check_client_id",
     "check_label",
     "common_name",
     "format_san",
-    "format_subject",
     "host_name_of",
     "parse_san",
     "parse_subject",
@@ -48,38 +49,7 @@ _UPPER_BOUNDS: Mapping[x509.ObjectIdentifier, int] = {
 }
 _OTHER_UPPER_BOUND = 255
 
-# RFC 5280, appendix A.1 makes these PrintableString or IA5String.
-_ASCII_ONLY = frozenset(
-    {
-        NameOID.COUNTRY_NAME,
-        NameOID.SERIAL_NUMBER,
-        NameOID.DN_QUALIFIER,
-        NameOID.DOMAIN_COMPONENT,
-        NameOID.EMAIL_ADDRESS,
-    }
-)
-
-# Beside the nine of RFC 4514 section 3, which the library knows in capitals.
-_SHORT_NAMES: Mapping[x509.ObjectIdentifier, str] = {
-    NameOID.SERIAL_NUMBER: "serialNumber",
-    NameOID.EMAIL_ADDRESS: "emailAddress",
-    NameOID.GIVEN_NAME: "givenName",
-    NameOID.SURNAME: "SN",
-    NameOID.TITLE: "title",
-    NameOID.DN_QUALIFIER: "dnQualifier",
-}
-_ATTRIBUTES: Mapping[str, x509.ObjectIdentifier] = {
-    **{short: oid for oid, short in _SHORT_NAMES.items()},
-    "cn": NameOID.COMMON_NAME,
-    "l": NameOID.LOCALITY_NAME,
-    "st": NameOID.STATE_OR_PROVINCE_NAME,
-    "o": NameOID.ORGANIZATION_NAME,
-    "ou": NameOID.ORGANIZATIONAL_UNIT_NAME,
-    "c": NameOID.COUNTRY_NAME,
-    "street": NameOID.STREET_ADDRESS,
-    "dc": NameOID.DOMAIN_COMPONENT,
-    "uid": NameOID.USER_ID,
-}
+_COMMON_NAME = SubjectTemplate("CN={client_id}")
 
 _DNS_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9._~-]{1,64}", re.ASCII)
@@ -105,7 +75,7 @@ def common_name(client_id: str) -> x509.Name:
     if len(client_id.encode("utf-8")) > COMMON_NAME_LENGTH:
         msg = f"a common name has at most {COMMON_NAME_LENGTH} characters (octets of UTF-8); give a subject beside it"
         raise ValueError(msg)
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, client_id)])
+    return _COMMON_NAME.fill({"client_id": client_id})
 
 
 def parse_subject(text: str) -> x509.Name:
@@ -117,43 +87,25 @@ def parse_subject(text: str) -> x509.Name:
         msg = f"it is longer than {SUBJECT_LENGTH} characters"
         raise ValueError(msg)
     try:
-        name = _read_name(text)
+        name = parse_dn(text)
     except ValueError as error:
-        why = f" ({error})" if "length" in str(error) else ""
-        msg = f"it is not a distinguished name as in RFC 4514, for instance CN=workstation-42,O=Example{why}"
+        msg = f"it is not a distinguished name as in RFC 4514, for instance CN=workstation-42,O=Example ({error})"
         raise ValueError(msg) from error
     for attribute in name:
         _check_attribute(attribute)
     # It is kept as text: what is read back must be the name that was checked.
-    if _read_name(format_subject(name)) != name:
+    if parse_dn(format_dn(name)) != name:
         msg = "it has no plain text form"
         raise ValueError(msg)
     return name
 
 
-def format_subject(name: x509.Name) -> str:
-    """The text form (RFC 4514) that `parse_subject` reads back to the same name."""
-    return name.rfc4514_string(_SHORT_NAMES)
-
-
-def _read_name(text: str) -> x509.Name:
-    return x509.Name.from_rfc4514_string(text, _ATTRIBUTES)
-
-
 def _check_attribute(attribute: x509.NameAttribute[str | bytes]) -> None:
-    oid, value = attribute.oid, attribute.value
-    short = _SHORT_NAMES.get(oid, attribute.rfc4514_attribute_name)
-    if isinstance(value, bytes):
-        msg = f"{short} is not text"
-        raise ValueError(msg)  # noqa: TRY004 - callers collect ValueError, and only that
-    bound = _UPPER_BOUNDS.get(oid, _OTHER_UPPER_BOUND)
-    if not 1 <= len(value) <= bound:
-        msg = f"a value of {short} has 1 to {bound} characters"
+    bound = _UPPER_BOUNDS.get(attribute.oid, _OTHER_UPPER_BOUND)
+    if not 1 <= len(attribute.value) <= bound:
+        msg = f"a value of {format_dn(x509.Name([attribute])).partition('=')[0]} has 1 to {bound} characters"
         raise ValueError(msg)
-    if oid in _ASCII_ONLY and not value.isascii():
-        msg = f"a value of {short} is of ASCII characters"
-        raise ValueError(msg)
-    _check_characters(value)
+    _check_characters(str(attribute.value))
 
 
 def check_label(text: str) -> str:

@@ -28,7 +28,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from kipuka.api import MalformedRequest, Services, UnknownResource, timestamp
+from kipuka.api import MalformedRequest, Services, UnknownResource, format_dn, timestamp
 from kipuka_auth_otp import ledger
 from kipuka_auth_otp.config import MAX_USES, OTPSettings
 from kipuka_auth_otp.events import OTPListed, OTPViewed
@@ -38,7 +38,6 @@ from kipuka_auth_otp.names import (
     check_label,
     common_name,
     format_san,
-    format_subject,
     parse_san,
     parse_subject,
 )
@@ -72,7 +71,7 @@ def _write_rfc3339(moment: datetime) -> str:
 
 
 def _canonical_subject(text: str) -> str:
-    return format_subject(parse_subject(text))
+    return format_dn(parse_subject(text))
 
 
 def _canonical_san(text: str) -> str:

@@ -9,10 +9,11 @@ process puts its signature under it. When there was no answer, there is no certi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -20,15 +21,19 @@ from kipuka_ca_local.authority import AuthorityError
 from kipuka_ca_local.backend import build, check_own_validity
 from kipuka_ca_local.keys import signature_hash
 
-from kipuka.api import BackendUnavailable, CertificateChain, Issued, Order, Services, StartupError
+from kipuka.api import BackendUnavailable, CertificateChain, Issued, Order, Services, StartupError, Threads
 from kipuka_ca_pkcs11.config import PKCS11CASettings, chain_of, signing_key
 from kipuka_ca_pkcs11.keys import token_key
-from kipuka_ca_pkcs11.threads import Threads
 from kipuka_ca_pkcs11.tokens import SigningKey, TokenError
 
 __all__ = ["PKCS11CA", "open_pkcs11_ca"]
 
 RETRY_AFTER = timedelta(seconds=5)
+
+WAITING = 64
+"""How many calls for each session may wait before a caller is told to come back."""
+
+T = TypeVar("T")
 
 
 class PKCS11CA:
@@ -52,7 +57,7 @@ class PKCS11CA:
         check_own_validity(issuer, self._services.clock())
         builder = build(order, issuer)
         try:
-            certificate = await self._threads.run(partial(self._sign, builder), patience=self._timeout)
+            certificate = await asked(self._threads, partial(self._sign, builder), patience=self._timeout)
         except TokenError as error:
             self.tell(error)
             detail = "the certification authority's HSM is not available"
@@ -64,7 +69,7 @@ class PKCS11CA:
         """Whether the CA's certificate is valid now, and the token signs. One that was away is looked for again."""
         try:
             check_own_validity(self._chain.issuer, self._services.clock())
-            await self._threads.run(self._key.try_out, patience=self._timeout)
+            await asked(self._threads, self._key.try_out, patience=self._timeout)
         except BackendUnavailable as error:
             return error.detail
         except TokenError as error:
@@ -99,12 +104,13 @@ async def open_pkcs11_ca(settings: PKCS11CASettings, services: Services) -> Asyn
     except AuthorityError as error:
         msg = f"{error.key}: {error}; {error.remedy}"
         raise StartupError(msg) from error
-    threads = Threads(settings.sessions, name="kipuka-pkcs11")
     key = signing_key(settings, chain)
-    try:
+    # A call that does not come back cannot be ended, and nobody waits for it when the server stops.
+    opening = services.open_threads(settings.sessions, waiting=WAITING * settings.sessions, farewell=timedelta(0))
+    async with opening as threads, _closing(key, threads, patience=settings.timeout):
         authority = PKCS11CA(key, chain, threads, services, timeout=settings.timeout)
         try:
-            await threads.run(key.open, patience=settings.timeout * 2)
+            await asked(threads, key.open, patience=settings.timeout * 2)
         except TokenError as error:
             if error.lasting and error.key != "pin":
                 msg = f"{error.key}: {error}; {error.remedy}"
@@ -113,12 +119,25 @@ async def open_pkcs11_ca(settings: PKCS11CASettings, services: Services) -> Asyn
         except BackendUnavailable as error:
             services.log.error("hsm_unavailable", problem=error.detail)
         yield authority
+
+
+@asynccontextmanager
+async def _closing(key: SigningKey, threads: Threads, *, patience: timedelta) -> AsyncGenerator[None, None]:
+    """Close the sessions in the end, for as long as one waits for a signature; then whatever hangs is left behind."""
+    try:
+        yield
     finally:
-        await _close(key, threads, patience=settings.timeout)
+        with suppress(BackendUnavailable):
+            await asked(threads, key.close, patience=patience)
 
 
-async def _close(key: SigningKey, threads: Threads, *, patience: timedelta) -> None:
-    """Close the sessions, for as long as one waits for a signature; then whatever hangs is left behind."""
-    with suppress(BackendUnavailable):
-        await threads.run(key.close, patience=patience)
-    threads.close()
+async def asked(threads: Threads, fn: Callable[[], T], *, patience: timedelta) -> T:
+    """What the HSM answers. Raises BackendUnavailable when too many wait for it already, or it does not answer in time."""
+    try:
+        return await threads.run(fn, patience=patience)
+    except BackendUnavailable as error:
+        detail = "the HSM has too much to do"
+        raise BackendUnavailable(detail, retry_after=timedelta(seconds=2), reason="hsm_busy") from error
+    except TimeoutError as error:
+        detail = "the HSM does not answer in time"
+        raise BackendUnavailable(detail, retry_after=timedelta(seconds=10), reason="hsm_timeout") from error

@@ -19,6 +19,7 @@ from kipuka_ca_pkcs11.config import PKCS11CASettings
 
 from kipuka.api import Order
 from kipuka.testing.clock import FakeClock
+from kipuka.testing.harness import lent_threads
 from kipuka.testing.orders import make_order
 from kipuka.testing.pki import Credential, make_root
 
@@ -53,6 +54,7 @@ class Lent:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.log = structlog.get_logger("pkcs11")
+        self.open_threads = lent_threads
 
 
 @pytest.fixture(name="services")

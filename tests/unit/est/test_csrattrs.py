@@ -15,6 +15,7 @@ from pyasn1.codec.der.decoder import decode as other_decode
 from pyasn1.codec.der.encoder import encode as other_encode
 from pyasn1_alt_modules import rfc7030, rfc9908
 
+from kipuka.distinguished_names import text_attribute
 from kipuka.est.csrattrs import (
     ANY_ADDRESS,
     CERTIFICATION_REQUEST_INFO_TEMPLATE,
@@ -36,7 +37,6 @@ from kipuka.est.csrattrs import (
 )
 from kipuka.testing import der
 from kipuka.testing.hostile.damage import damaged, edits, mend_lengths
-from kipuka.x509.names import text_attribute
 
 P256, P384, P521 = "1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"
 ALTERNATIVE_NAME, KEY_USAGE, EXTENDED_KEY_USAGE = "2.5.29.17", "2.5.29.15", "2.5.29.37"

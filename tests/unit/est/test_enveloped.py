@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import ObjectIdentifier
 
+from kipuka.distinguished_names import subject_for
 from kipuka.est.enveloped import KeySigner, choose, enveloped, key_identifier, unsuited
 from kipuka.est.keygen import private_key_info
 from kipuka.testing import der
 from kipuka.testing.pki import Credential, make_key, make_root
-from kipuka.x509.names import subject_for
 
 ROOT = make_root()
 AES256, AES192, AES128 = (ObjectIdentifier(f"2.16.840.1.101.3.4.1.{last}") for last in (42, 22, 2))

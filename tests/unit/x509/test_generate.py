@@ -7,9 +7,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from kipuka.distinguished_names import subject_for
 from kipuka.x509.generate import KeyKind, default_kind, generate, kind_for, request_for
 from kipuka.x509.keys import KEY_NAMES, KeyPolicy, check_key, describe_key
-from kipuka.x509.names import subject_for
 
 EVERYTHING = KeyPolicy(allowed=frozenset(KEY_NAMES))
 P256 = KeyKind(name="p256")

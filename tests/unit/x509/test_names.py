@@ -10,23 +10,25 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kipuka.x509.names import (
+from kipuka.distinguished_names import (
     attribute_type,
     control_character,
     format_dn,
+    parse_dn,
+    subject_for,
+    text_attribute,
+)
+from kipuka.x509.names import (
     format_general_name,
     general_name_key,
     holder_digest,
     normal_dns,
     normal_email,
     normal_uri,
-    parse_dn,
     parse_general_name,
     same_general_name,
     same_general_names,
     same_name,
-    subject_for,
-    text_attribute,
 )
 
 quick = settings(deadline=None, database=None, max_examples=200)

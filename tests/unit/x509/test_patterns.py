@@ -8,8 +8,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kipuka.distinguished_names import format_dn, parse_dn
 from kipuka.testing.pki import make_root
-from kipuka.x509.names import format_dn, parse_dn
 from kipuka.x509.patterns import parse_certificate_pattern
 
 quick = settings(deadline=None, database=None, max_examples=150)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from kipuka.api.errors import BadCSR, NameRefused
 from kipuka.api.values import Identity
+from kipuka.distinguished_names import format_dn, parse_dn
 from kipuka.testing.pki import make_key
-from kipuka.x509.names import format_dn, parse_dn, parse_general_name
+from kipuka.x509.names import parse_general_name
 from kipuka.x509.profiles import Profile, authorise, check_pattern
 
 quick = settings(deadline=None, database=None, max_examples=200)

@@ -10,13 +10,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from kipuka.api.errors import BadCSR, KeyRefused, NameRefused, ProofOfPossessionFailed
 from kipuka.api.values import Identity
+from kipuka.distinguished_names import format_dn, parse_dn
 from kipuka.est.csr import CertificateRequest
 from kipuka.testing.pki import make_csr, make_key
 from kipuka.x509.issuance import CertificatePolicy
 from kipuka.x509.keys import KEY_NAMES, KeyPolicy, check_key
-from kipuka.x509.names import format_dn, parse_dn
 from kipuka.x509.profiles import Grant, Profile, authorise
-from kipuka.x509.templates import SubjectTemplate
+from kipuka.x509.templates import ProfileSubject
 from kipuka.x509.usages import KEY_USAGES, possible_usages
 
 RSA = make_key("rsa2048")
@@ -96,7 +96,7 @@ OTHER_KEYS = {"key_policy": KeyPolicy(allowed=frozenset({"ed25519"}))}
         pytest.param("names", {"names": "identity"}, {"dns": ("a.example.com",)}, NameRefused, id="another's name"),
         pytest.param(
             "subject",
-            {"subject": SubjectTemplate("CN={CN},O={O}")},
+            {"subject": ProfileSubject.parse("CN={CN},O={O}")},
             {"subject": parse_dn("CN=device-1")},
             NameRefused,
             id="nothing to fill in",
@@ -206,17 +206,17 @@ def test_listed_extensions_are_copied_and_no_others():
 
 
 def test_a_subject_is_put_together_from_what_was_granted():
-    template = SubjectTemplate("CN={CN},OU=Devices\\, all,O=Example,C=DE")
+    template = ProfileSubject.parse("CN={CN},OU=Devices\\, all,O=Example,C=DE")
     assert format_dn(decide(Profile(name="p", subject=template), dns=()).subject) == (
         "CN=device-1,OU=Devices\\, all,O=Example,C=DE"
     )
-    asked = replace(WEB, subject=SubjectTemplate("CN={CN}-{name},O=Example GmbH"))
+    asked = replace(WEB, subject=ProfileSubject.parse("CN={CN}-{name},O=Example GmbH"))
     assert format_dn(decide(asked).subject) == "CN=device-1-device-1,O=Example GmbH"
 
 
 def test_what_is_fixed_in_a_subject_may_be_asked_for():
     """A request may have what the certificate will have anyway, and what a renewal has to repeat."""
-    profile = replace(WEB, subject=SubjectTemplate("CN={CN},OU=Devices,C=DE"))
+    profile = replace(WEB, subject=ProfileSubject.parse("CN={CN},OU=Devices,C=DE"))
     granted = decide(profile, subject=parse_dn("CN=device-1,OU=Devices,C=DE")).subject
     assert format_dn(granted) == "CN=device-1,OU=Devices,C=DE"
     for other in ("CN=device-1,OU=Admins", "CN=device-1,C=FR", "CN=device-1,ST=Devices"):
@@ -228,7 +228,7 @@ def test_what_is_fixed_in_a_subject_may_be_asked_for():
 def test_no_value_becomes_a_component_of_the_subject(evil):
     """DESIGN.md, guarantee 5: what is filled in is one value, whatever it looks like."""
     identity = Identity(method="badge", name=evil)
-    profile = Profile(name="p", subject=SubjectTemplate("CN={CN},UID={name},O=Example"))
+    profile = Profile(name="p", subject=ProfileSubject.parse("CN={CN},UID={name},O=Example"))
     granted = decide(profile, identity, dns=()).subject
     assert len(granted.rdns) == len(list(granted)) == 3
     assert [attribute.value for attribute in granted] == ["Example", evil, evil]
@@ -238,12 +238,12 @@ def test_no_value_becomes_a_component_of_the_subject(evil):
 def test_a_value_that_cannot_stand_in_a_subject_is_refused(name):
     identity = Identity(method="badge", name=name, subject=parse_dn("CN=a"))
     with pytest.raises(NameRefused):
-        decide(Profile(name="p", subject=SubjectTemplate("CN={name}")), identity, dns=())
+        decide(Profile(name="p", subject=ProfileSubject.parse("CN={name}")), identity, dns=())
 
 
 def test_a_renewal_keeps_the_subject_that_was_put_together():
     """RFC 7030, 4.2.2: the subject is that of the certificate, and what is fixed in the template needs no pattern of its own."""
-    profile = replace(WEB, subject=SubjectTemplate("CN={CN},O=Another,C=DE"))
+    profile = replace(WEB, subject=ProfileSubject.parse("CN={CN},O=Another,C=DE"))
     first = decide(profile).subject
     assert format_dn(first) == "CN=device-1,O=Another,C=DE"
     assert decide(profile, subject=first, renewal=True).subject == first
@@ -258,14 +258,14 @@ def test_a_renewal_keeps_the_subject_that_was_put_together():
 )
 def test_what_is_no_subject_is_no_template(text):
     with pytest.raises(ValueError, match=r".{10}"):
-        SubjectTemplate(text)
+        ProfileSubject.parse(text)
 
 
 def test_required_names_count_as_they_are_issued():
     """A template may supply what is required, and the identity's own names do."""
     profile = Profile(
         name="p",
-        subject=SubjectTemplate("CN={CN},O=Example"),
+        subject=ProfileSubject.parse("CN={CN},O=Example"),
         subject_required=("O",),
         san_required=("dns",),
         identity_sans=("dns",),
