@@ -29,12 +29,13 @@ from kipuka.api import (
     Tx,
 )
 from kipuka.api.errors import BackendError
+from kipuka.distinguished_names import parse_dn
 from kipuka.mtls import alternative_names
 from kipuka.store import certificates, enrolments, name_changes, replaced, replay
 from kipuka.store.certificates import RecordedCertificate
 from kipuka.store.database import Store
 from kipuka.store.jobs import claim
-from kipuka.x509.names import format_general_name, parse_dn, parse_general_name, same_general_names, same_name
+from kipuka.x509.names import format_general_name, parse_general_name, same_general_names, same_name
 
 __all__ = ["Recovery", "open_jobs", "recovery"]
 

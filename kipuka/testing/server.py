@@ -372,7 +372,7 @@ class RunningServer:
         process.wait(STOP_TIMEOUT)
         wait_until(lambda: not any(map(lives, workers)), what="the workers' end")  # until then they hold the node
         # A process whose first thread is a zombie may have others that still hold the socket: who starts next would be taken for listening.
-        wait_until(lambda: not _listens(self.port), what="the end of the listening socket")
+        wait_until(lambda: not listeners(self.port), what="the end of the listening socket")
 
     def reload(self) -> None:
         """SIGHUP: have the configuration read again. What comes of it is in log and audit."""
