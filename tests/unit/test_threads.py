@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 
@@ -81,3 +83,25 @@ async def test_a_call_that_never_returns_does_not_hold_up_the_end():
     assert not call.done()
     call.cancel()
     go.set()
+
+
+HANG = """
+import asyncio, threading
+from datetime import timedelta
+from kipuka.threads import open_threads
+
+async def main():
+    begun = threading.Event()
+    async with open_threads(1, waiting=1, name="t", farewell=timedelta(0)) as threads:
+        call = asyncio.ensure_future(threads.run(lambda: (begun.set(), threading.Event().wait())))
+        await asyncio.to_thread(begun.wait, 20)
+        call.cancel()
+    print("left", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_call_that_never_returns_does_not_keep_the_process():
+    done = subprocess.run([sys.executable, "-c", HANG], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
