@@ -48,8 +48,12 @@ class Crowd:
         if small:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         plain.bind((source, 0))
-        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self.port))
-        reader, writer = await asyncio.open_connection(sock=plain, limit=2048)
+        try:
+            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self.port))
+            reader, writer = await asyncio.open_connection(sock=plain, limit=2048)
+        except BaseException:  # also when the crowd goes meanwhile
+            plain.close()
+            raise
         peer = Peer(reader, writer, self.context)
         Peer.opened.remove(peer)
         try:
