@@ -15,7 +15,7 @@ import pytest
 from kipuka.testing.clock import FakeClock
 from kipuka.testing.pki import Credential
 from kipuka.testing.postgresql import PostgreSQLServer
-from kipuka.testing.server import Deployment, RunningServer
+from kipuka.testing.server import Deployment, RunningServer, ServerDied
 
 __all__ = ["ServerFactory", "kipuka_examine", "kipuka_postgresql", "kipuka_server", "kipuka_servers", "kipuka_template"]
 
@@ -77,7 +77,10 @@ def kipuka_servers(
     faults: list[str] = []
     for server in running:
         if server.is_running:
-            server.stop()
+            try:
+                server.stop()
+            except ServerDied as died:  # it was killed; the others are to be stopped all the same
+                faults.append(str(died))
         if not server.tracebacks_expected and server.tracebacks():
             faults.append("a server logged what nobody expected:\n" + server.stderr)
         faults += kipuka_examine(server.deployment)

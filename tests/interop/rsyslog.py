@@ -46,7 +46,7 @@ class Rsyslog:
     def stop(self):
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
             (self.folder / "rsyslog.pid").unlink(missing_ok=True)
 
@@ -57,9 +57,15 @@ class Rsyslog:
     def kill(self):
         """As a crash: what it has in memory, or has not read, is gone."""
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(60)
         self._process = None
         (self.folder / "rsyslog.pid").unlink(missing_ok=True)
+
+    def copy(self, way):
+        """A file of what there is, in whole lines: more may be on its way."""
+        made = self.folder / f"{way}.copy"
+        made.write_bytes((self.folder / f"{way}.jsonl").read_bytes().rpartition(b"\n")[0] + b"\n")
+        return made
 
     def events(self, way):
         return read_records(self.folder / f"{way}.jsonl")

@@ -23,6 +23,7 @@ global
 defaults
     mode tcp
     timeout connect 5s
+    timeout check 5s
     timeout client 60s
     timeout server 60s
 frontend est
@@ -85,7 +86,7 @@ class HAProxy:
 def nodes(kipuka_servers):
     """Two servers with one database, for whom the balancer speaks."""
     changes = {
-        "server": {"workers": 1, "node": "a", "proxy_protocol_from": [BALANCER], "drain_delay": 3},
+        "server": {"workers": 1, "node": "a", "proxy_protocol_from": [BALANCER], "drain_delay": 5},
         "audit": {"sink": [{"type": "file", "path": "audit.jsonl"}]},
         "otp": {"max_failures": 5, "failure_window": 600},
         "profile": [{"name": "default", "unique_keys": False}],
@@ -120,8 +121,11 @@ def test_failures_of_a_client_lock_that_client_out_on_both_servers_and_nobody_el
     token = nodes[1].make_token("good", max_uses=2)
     for _ in range(2):
         assert good.enroll(make_csr(common_name="good"), token=token.value).status == 200
-    locks = [record["data"]["address"] for node in nodes for record in node.audit("locked_out")]
-    assert locks == ["127.0.0.3"]
+
+    def locks():
+        return [record["data"]["address"] for node in nodes for record in node.audit("locked_out")]
+
+    assert wait_until(locks, what="the event") == ["127.0.0.3"]
 
 
 def test_probes_of_the_balancer_are_no_failed_handshakes(nodes, balancer):

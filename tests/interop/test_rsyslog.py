@@ -44,10 +44,12 @@ def test_every_event_arrives_and_the_collectors_copy_verifies(server, rsyslog):
     last = server.wait_for_audit("certificate_issued", subject="CN=to-rsyslog")["sequence"]
     for way in ("tcp", "udp", "unix"):
         wait_until(lambda way=way: [e["sequence"] for e in rsyslog.events(way)][-1:] >= [last], what=f"{way}.jsonl")
-        copy = rsyslog.folder / f"{way}.jsonl"
+        copy = rsyslog.copy(way)
         assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(copy)).stdout
-    facts = (rsyslog.folder / "tcp.facts").read_text().splitlines()
-    (line,) = [line for line in facts if f' sequence="{last}" ' in line]
+    facts = rsyslog.folder / "tcp.facts"
+    (line,) = wait_until(
+        lambda: [line for line in facts.read_text().split("\n")[:-1] if f' sequence="{last}" ' in line], what="its line"
+    )
     assert line.startswith("86 kipuka certificate_issued [kipuka@32473 node=")
     assert ' identity="otp:to-rsyslog"' in line
 
@@ -67,7 +69,7 @@ def test_after_an_outage_of_the_collector_nothing_is_missing(server, rsyslog):
         )
         got = list(dict.fromkeys(event["sequence"] for event in rsyslog.events(way)))
         assert got[: got.index(last) + 1] == list(range(1, last + 1))
-        copy = rsyslog.folder / f"{way}.jsonl"
+        copy = rsyslog.copy(way)
         assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(copy)).stdout
 
 
@@ -93,5 +95,5 @@ def test_a_collector_that_is_killed_under_load_has_everything_in_order_when_it_i
     got = list(dict.fromkeys(event["sequence"] for event in rsyslog.events("tcp")))
     assert got[: got.index(last) + 1] == list(range(1, last + 1))
     wait_until(lambda: state()["tcp"]["failing_since"] is None, what="the end of the failure")
-    copy = rsyslog.folder / "tcp.jsonl"
+    copy = rsyslog.copy("tcp")
     assert "intact" in server.deployment.kipuka("audit", "verify", "--file", str(copy), "--against-database").stdout

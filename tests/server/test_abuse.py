@@ -15,9 +15,10 @@ import pytest
 from OpenSSL import SSL
 
 from kipuka.testing.client import basic, encode_body
-from kipuka.testing.measure import descriptors, family, resident_octets
+from kipuka.testing.measure import connections, descriptors, family, resident_octets
 from kipuka.testing.peer import Peer, client_context
 from kipuka.testing.pki import make_csr
+from kipuka.testing.server import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -47,8 +48,12 @@ class Crowd:
         if small:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         plain.bind((source, 0))
-        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self.port))
-        reader, writer = await asyncio.open_connection(sock=plain, limit=2048)
+        try:
+            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self.port))
+            reader, writer = await asyncio.open_connection(sock=plain, limit=2048)
+        except BaseException:  # also when the crowd goes meanwhile
+            plain.close()
+            raise
         peer = Peer(reader, writer, self.context)
         Peer.opened.remove(peer)
         try:
@@ -132,6 +137,7 @@ async def test_a_good_client_enrols_among_bad_ones_and_memory_comes_back(kipuka_
     server = kipuka_servers({"server": PATIENCE}, as_shipped=True, environ=environ)
     for number in range(30):  # until the server is as large as its work makes it: threads, statements, hashes
         await asyncio.to_thread(enrol_twice, server, f"early-{number}")
+    await asyncio.to_thread(wait_until, lambda: not connections(server.port), what="the end of their connections")
     base, before = sockets(server.pid), resident_octets(family(server.pid))
     crowd = Crowd(server.port)
     try:
@@ -142,6 +148,7 @@ async def test_a_good_client_enrols_among_bad_ones_and_memory_comes_back(kipuka_
             await asyncio.to_thread(enrol_twice, server, f"good-{number}")
         during = resident_octets(family(server.pid))
         assert sockets(server.pid) >= base + idle + 2 * slow
+        await asyncio.to_thread(wait_until, lambda: len(crowd.refusals) == 2, timeout=120, what="locked guessers")
     finally:
         await crowd.go()
     assert set(crowd.refusals) == {401, 429}  # wrong, and then locked out

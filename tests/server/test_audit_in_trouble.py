@@ -134,7 +134,7 @@ def require_everything(site, name):
     assert {event["node"] for event in collector.events("tcp")} == {name}
     got = numbers(collector)
     assert got == list(range(1, len(got) + 1))
-    copy = collector.folder / "tcp.jsonl"
+    copy = collector.copy("tcp")
     for server in site.servers.values():
         verified = server.deployment.kipuka("audit", "verify", "--file", str(copy), "--against-database")
         assert "intact" in verified.stdout

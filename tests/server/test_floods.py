@@ -137,6 +137,7 @@ def test_an_address_that_is_locked_out_costs_no_row_at_all_once_it_is_summed(shi
     """It is looked up, and nothing is written: neither an event nor another failure."""
     flooder = shipped.client().calling_from("127.0.4.1")
     send(flooder, 5 + 1 + THRESHOLD, wrong_token)
+    shipped.wait_for_audit("audit_head_signed")  # the first one; the next is far away
 
     def contents():
         with contextlib.closing(sqlite3.connect(shipped.deployment.database)) as database:

@@ -261,10 +261,10 @@ async def test_other_requests_do_not_lengthen_the_time_for_a_body() -> None:
 
 
 async def test_the_application_may_take_its_time() -> None:
-    async with running(http2=True, header_timeout=0.2, body_timeout=0.2, idle_timeout=0.2) as server:
+    async with running(http2=True, header_timeout=1, body_timeout=1, idle_timeout=1) as server:
         peer = await HTTP2Peer.ready(server.port)
         stream = await peer.request("/wait", "POST", b"x")
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.5)
         server.app.release.set()
         assert (await peer.response(stream)).body == b"at last"
         await peer.rest()

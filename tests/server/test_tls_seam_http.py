@@ -453,13 +453,13 @@ async def test_http_1_0_is_served() -> None:
 async def test_a_large_response_arrives_whole_at_a_slow_reader(path: str) -> None:
     """Back-pressure: the application waits; and a reader that makes progress is not dropped, however slow."""
     size = 12 * 1024 * 1024
-    async with running(write_timeout=0.5, close_timeout=0.2) as server:
+    async with running(write_timeout=2, close_timeout=1) as server:
         peer = await Peer.ready(server.port)
         await peer.request(f"{path}?{size}", headers="connection: close\r\n")
         received = 0
         while more := await peer.receive():
             received += len(more)
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.006)  # much longer in all than the time for one write
         assert received > size
         assert peer.closed_cleanly
 

@@ -190,14 +190,14 @@ async def test_a_client_that_ends_its_side_after_the_header_is_told_by_its_own_a
 
 async def test_the_handshakes_deadline_runs_from_the_beginning() -> None:
     """Whoever dawdles with the header has no second span for TLS: he is dropped before one who came later."""
-    async with running(handshake_timeout=0.6, **BEHIND) as server:
+    async with running(handshake_timeout=2, **BEHIND) as server:
         dawdler = await raw(server)
         header = proxy_header(CLIENT)
         dawdler.raw_writer.write(header[:-1])
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.6)
         later = await raw(server)
         later.raw_writer.write(proxy_header(("192.0.2.8", 1)))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         dawdler.raw_writer.write(header[-1:])
         await until(lambda: len(server.failures) == 2)
         assert [(failure.reason, failure.client_address) for failure in server.failures] == [

@@ -166,11 +166,20 @@ def test_a_revoked_token_is_refused(server, client):
     assert server.view_token(token)["state"] == "revoked"
 
 
+def short_lived(server, seconds, **more):
+    """A token that expires at the beginning of the last of so many seconds."""
+    until = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return server.make_token(expires_at=until, **more)
+
+
 def test_a_token_is_refused_when_it_has_expired(server, client):
     """RULES D2: past `expires_at`."""
-    until = (datetime.now(UTC) + timedelta(seconds=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    token = server.make_token(max_uses=2, expires_at=until)
-    assert client.enroll(make_csr(), token=token.value).status == 200
+    for seconds in (3, 10, 30):  # of a short life there may be nothing left on a busy machine
+        token = short_lived(server, seconds, max_uses=2)
+        first = client.enroll(make_csr(), token=token.value)
+        if first.status == 200:
+            break
+    assert first.status == 200, first.text
     wait_until(lambda: server.view_token(token)["state"] == "expired")
     assert refused(client.enroll(make_csr(), token=token.value)) == INVALID
 
@@ -264,7 +273,7 @@ def test_twenty_parallel_uses_give_exactly_that_many_certificates(server, max_us
 
 @pytest.fixture(scope="module")
 def strict(kipuka_servers):
-    return kipuka_servers({"otp": {"max_failures": 3, "failure_window": 60, "lockout_duration": 4}})
+    return kipuka_servers({"otp": {"max_failures": 3, "failure_window": 60, "lockout_duration": 10}})
 
 
 def fail(client, times):
@@ -281,7 +290,7 @@ def test_the_failure_that_exceeds_locks_and_says_so(strict):
     token = strict.make_token(max_uses=2)
     answer = address.enroll(make_csr(), token=token.value)
     assert refused(answer) == LOCKED
-    assert 1 <= int(answer.header("Retry-After")) <= 4
+    assert 1 <= int(answer.header("Retry-After")) <= 10
     assert strict.client().enroll(make_csr(), token=token.value).status == 200
     wait_until(lambda: address.enroll(make_csr(), token=token.value).status == 200, what="the end of the lock-out")
 
@@ -303,12 +312,10 @@ def test_a_token_that_is_no_longer_good_counts(strict, kind):
     """RULES C4: spent, expired or revoked, it was presented and is not good."""
     address = strict.client().calling_from({"spent": "127.0.1.3", "expired": "127.0.1.4", "revoked": "127.0.1.5"}[kind])
     if kind == "expired":
-        until = (datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            token = strict.make_token(expires_at=until)
+            token = short_lived(strict, 1)
         except CommandFailed:  # the second has turned in between
-            until = (datetime.now(UTC) + timedelta(seconds=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
-            token = strict.make_token(expires_at=until)
+            token = short_lived(strict, 5)
         wait_until(lambda: strict.view_token(token)["state"] == "expired")
     else:
         token = strict.make_token()

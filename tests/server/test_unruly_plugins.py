@@ -255,11 +255,18 @@ def test_a_sink_that_fails_takes_nothing_with_it(server, behave, how):
 # --- the trace
 
 
+def traced(server):
+    return [line for line in server.stderr.splitlines() if "plugin_call" in line or "plugin_hook" in line]
+
+
 def test_the_trace_has_each_call_and_no_secret(server, behave):
     """`[plugins] trace`: plugin, method, duration, what sort of answer."""
     behave()
     assert enrol(server, name="very-secret-name").status == 200
-    lines = [line for line in server.stderr.splitlines() if "plugin_call" in line or "plugin_hook" in line]
+    wait_until(
+        lambda: any("unruly_sink" in line and "write" in line for line in traced(server)), what="the sink's call"
+    )
+    lines = traced(server)
     calls = [line for line in lines if "plugin_call" in line]
     for words in (
         ("unruly", "authenticate", "Authenticated"),
@@ -280,14 +287,14 @@ def test_the_trace_has_each_call_and_no_secret(server, behave):
 def test_a_plugin_that_hangs_while_it_is_opened_ends_the_start(kipuka_servers, unruly):
     """`[plugins] start_timeout`: a plugin that hangs at start."""
     server = kipuka_servers(
-        {"hung_open": {}, "auth": {"order": ["mtls", "otp", "hung_open"]}, "plugins": {"start_timeout": 1}},
+        {"hung_open": {}, "auth": {"order": ["mtls", "otp", "hung_open"]}, "plugins": {"start_timeout": 4}},
         start=False,
         environ=unruly,
     )
     with pytest.raises(ServerDied) as died:
         server.start()
     text = str(died.value)
-    assert "plugin hung_open (stranger-unruly 2.4), open: it was not open after 1 seconds" in text
+    assert "plugin hung_open (stranger-unruly 2.4), open: it was not open after 4 seconds" in text
     assert "[plugins] start_timeout" in text
     assert "Traceback" not in text
 

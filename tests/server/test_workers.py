@@ -22,10 +22,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 
+from kipuka.http.supervisor import SECOND_THOUGHT
 from kipuka.store.turnstile import Turnstile
 from kipuka.testing.client import basic, est_path
 from kipuka.testing.pki import make_csr
-from kipuka.testing.server import wait_until
+from kipuka.testing.server import lives, wait_until
 
 from .load import CACERTS, Load, connections_by_worker, enrolment, pid_of, rows, use_in_parallel
 
@@ -128,7 +129,7 @@ def certificate_id(answer):
 @pytest.mark.slow
 def test_two_saturated_workers_get_fair_shares_and_nobody_waits_for_ever(server):
     """DESIGN, the turnstile: shares within 20 % of each other, and no wait above 50 times the median."""
-    per_worker, seconds = 8, 6.0
+    per_worker, enough = 8, 600  # of so many the shares say something, however fast the machine is
     token = server.make_token("fair", max_uses=1000000)
     found = connections_by_worker(server, count=per_worker)
     before = server.last_sequence
@@ -148,8 +149,10 @@ def test_two_saturated_workers_get_fair_shares_and_nobody_waits_for_ever(server)
         threads = [threading.Thread(target=ask, args=(connection,)) for connection in connections]
         for thread in threads:
             thread.start()
-        time.sleep(seconds)
-        over.set()
+        try:
+            wait_until(lambda: len(waits) >= enough, timeout=200, what="enrolments")
+        finally:
+            over.set()
         for thread in threads:
             thread.join(60)
     shares = Counter(process for (process,) in rows(server, "SELECT process FROM enrolments WHERE rowid > ?", first))
@@ -205,24 +208,12 @@ def test_only_the_connections_of_a_killed_worker_fail_and_it_is_replaced(two, sl
 @pytest.mark.crash
 def test_the_use_that_a_killed_worker_held_comes_back_at_once(two):
     """Guarantee 2: not after the lease, and without touching what the living sibling holds."""
-    token = two.make_token("held")
-    turnstile = Turnstile(two.deployment.database, limit=timedelta(seconds=20))
-    answer = []
-
-    def enrol():
-        try:
-            answer.append(two.client().enroll(make_csr(common_name="held"), token=token.value).status)
-        except OSError as error:
-            answer.append(error)
-
-    client = threading.Thread(target=enrol)
-    with closing(turnstile):
-        with turnstile.turn():  # from now on we stand in the queue whenever the worker wants a turn
-            client.start()
-            time.sleep(0.2)
-        process = between_reservation_and_record(two, turnstile)
-    client.join(30)
-    assert isinstance(answer[0], OSError)
+    with closing(Turnstile(two.deployment.database, limit=timedelta(seconds=20))) as turnstile:
+        process = None
+        while process is None:  # a worker that is quicker than this process, on a busy machine, has come to an end
+            token = two.make_token("held")
+            process, answer = enrol_and_kill(two, turnstile, token)
+    assert isinstance(answer, OSError)
     victim = pid_of(two, int(process.split("/")[1]))
     wait_until(lambda: two.view_token(token)["held"] == 0, what="the use")
     assert two.view_token(token)["used"] == 0
@@ -231,17 +222,35 @@ def test_the_use_that_a_killed_worker_held_comes_back_at_once(two):
     assert two.client().enroll(make_csr(common_name="held"), token=token.value).status == 200
 
 
-def between_reservation_and_record(server, turnstile):
+def enrol_and_kill(server, turnstile, token):
+    """Kill the worker that holds a reservation: its name, or None where it was not held up; and what the client was answered."""
+    answers = []
+
+    def enrol():
+        try:
+            answers.append(server.client().enroll(make_csr(common_name="held"), token=token.value).status)
+        except OSError as error:
+            answers.append(error)
+
+    client = threading.Thread(target=enrol)
+    with turnstile.turn():  # from now on we stand in the queue whenever the worker wants a turn
+        client.start()
+        time.sleep(0.2)
+    process = between_reservation_and_record(server, turnstile, answers)
+    client.join(30)
+    return process, answers[0]
+
+
+def between_reservation_and_record(server, turnstile, answers):
     """Kill the worker that holds a reservation while the turn to write is ours, so that it cannot come to an end."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
+    while not answers:
         with turnstile.turn():
             held = rows(server, "SELECT process FROM enrolments WHERE state = 'reserved'")
             if held:
                 process = held[0][0]
                 os.kill(pid_of(server, int(process.split("/")[1])), signal.SIGKILL)
                 return process
-    raise TimeoutError
+    return None
 
 
 @pytest.mark.crash
@@ -249,7 +258,7 @@ def test_workers_end_when_their_supervisor_is_killed_and_a_new_server_starts(two
     """They hold the node, and nobody would look after them."""
     workers = two.wait_for_workers(2)
     os.kill(two.pid, signal.SIGKILL)
-    wait_until(lambda: not any(is_alive(pid) for pid in workers), what="the workers' end")
+    wait_until(lambda: not any(map(lives, workers)), what="the workers' end")
     wait_until(lambda: not two.is_running, what="the supervisor's end")
     two.start()
     assert two.client().cacerts().status == 200
@@ -267,16 +276,7 @@ def test_workers_end_with_their_supervisor_though_nobody_reads_their_log_any_mor
         workers = [record["data"]["pid"] for record in server.audit("worker_started")]
         process.stderr.close()
         process.kill()
-    wait_until(lambda: not any(is_alive(pid) for pid in workers), timeout=30, what="the workers' end")
-
-
-def is_alive(pid):
-    try:
-        return (
-            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] != "Z"
-        )
-    except OSError:
-        return False
+    wait_until(lambda: not any(map(lives, workers)), timeout=30, what="the workers' end")
 
 
 # --- stop ---
@@ -381,7 +381,8 @@ def test_a_second_signal_drops_the_requests_that_are_still_there(kipuka_servers)
         connection.send(b"POST /.well-known/est/simpleenroll HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
         time.sleep(0.3)
         os.kill(server.pid, signal.SIGINT)
-        time.sleep(1.3)
+        wait_until(lambda: "server_stopping" in server.stderr, what="the stop")
+        time.sleep(SECOND_THOUGHT)  # one that came sooner would be taken for the same signal
         assert server.is_running
         assert server.stop() == 0  # which gives up after 30 seconds
     assert [record["event"] for record in server.audit()][-2:] == ["server_stopped", "audit_head_signed"]
@@ -418,7 +419,8 @@ def test_the_service_manager_is_told(kipuka_servers, tmp_path):
 
 
 def test_the_start_is_told_once_for_all_workers(server):
-    events = [record["event"] for record in server.audit()]
+    # a head may be signed before the second worker serves
+    events = [record["event"] for record in server.audit() if record["event"] != "audit_head_signed"]
     assert events.count("server_started") == 1
     first = events.index("configuration_loaded")
     assert events[first : first + 4] == ["configuration_loaded", "server_started", "worker_started", "worker_started"]

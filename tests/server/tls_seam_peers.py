@@ -185,7 +185,7 @@ class Running:
 
     async def failure(self) -> HandshakeFailure:
         """The one failure reported so far, or soon."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.failures:
                 await asyncio.sleep(0.005)
         assert len(self.failures) == 1, self.failures
@@ -193,7 +193,7 @@ class Running:
 
     async def quiet(self) -> None:
         """Return when no connection has a task any more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.app.in_flight or len(asyncio.all_tasks()) > self.tasks:
                 await asyncio.sleep(0.005)
 

@@ -121,7 +121,7 @@ class KDC:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
 
     def _serves(self) -> bool:
         if self._process is None or self._process.poll() is not None:

@@ -262,7 +262,7 @@ class Slapd:
     def stop(self) -> None:
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
 
     def _serves(self) -> bool:
