@@ -304,10 +304,9 @@ async def _client_flights(port: int, version: str) -> list[bytes]:
 @pytest.mark.parametrize("abort", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_client_may_leave_at_every_step_of_the_handshake(version: str, abort: bool) -> None:
-    async with running() as server:
+    async with running() as server:  # its own: what it says of the client that goes at the end is not asked here
         total = len([flight for flight in await _client_flights(server.port, version) if flight])
-        await asyncio.sleep(0.05)
-        server.failures.clear()
+    async with running() as server:
         for steps in range(total):
             peer = await Peer.connect(server.port, client_context(version))
             for _ in range(steps):
@@ -410,16 +409,17 @@ async def test_a_flood_of_renegotiations_is_ended() -> None:
         [one] = _records(peer.tls, [hello], sequence=1)
         peer.raw_writer.write(one)
         assert await peer.raw_reader.read(100)  # the refusal: these records are what they should be
-        flood = b"".join(_records(peer.tls, itertools.repeat(hello, 2000), sequence=2))
+        flood = b"".join(_records(peer.tls, itertools.repeat(hello, 40_000), sequence=2))
         received = 0
         with contextlib.suppress(ConnectionError):
             for start in range(0, len(flood), 1024):
                 peer.raw_writer.write(flood[start : start + 1024])
                 await peer.raw_writer.drain()
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(30):
                 while data := await peer.raw_reader.read(65536):
                     received += len(data)
-        assert received < 32 * 1024
+        # All of them would be answered with 1.2 MB. The server looks after each piece it reads, of at most 256 KiB.
+        assert received < 512 * 1024
         assert server.app.connections == []
 
 
