@@ -224,9 +224,11 @@ def authorise(
         granted_subject = _filled(profile.subject, identity, granted_subject)
     alternative_names = tuple({general_name_key(name): name for name in granted}.values())
     _check_subject(granted_subject)
+    _check_required(
+        profile, granted_subject, alternative_names
+    )  # first: it names the rule that an administrator can look up
     if not granted_subject.rdns and not alternative_names:
         raise NameRefused("the certificate would have no name: neither a subject nor an alternative name")
-    _check_required(profile, granted_subject, alternative_names)
     return Grant(
         subject=granted_subject,
         extensions=_extensions(profile, public_key, alternative_names, granted_subject, asked_extensions),
