@@ -27,7 +27,6 @@ from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 from kipuka.distinguished_names import attribute_type, text_attribute
 from kipuka.est.csr import SIGNATURE_HASHES
 from kipuka.est.csrattrs import (
-    ANY_ADDRESS,
     CHALLENGE_PASSWORD,
     EC_PUBLIC_KEY,
     IDENTITY_LINKING,
@@ -38,6 +37,7 @@ from kipuka.est.csrattrs import (
     KeyTemplate,
     NamePart,
     Template,
+    alternative_names,
     encode,
     extension_request,
 )
@@ -101,8 +101,7 @@ def asked_of_requests(profile: Profile) -> CsrAttributes:
     items += [part.type for part in subject or ()]
     if san is not None:
         # RFC 9908, sections 3.2 and 5.2: the extension with its value, or its name alone where the value is the client's
-        whole = san.value is not None and san.value != ANY_ADDRESS
-        items.append(extension_request([san]) if whole else san.type)
+        items.append(extension_request([san]) if san.is_whole else san.type)
     if digest is not None:
         items.append(digest)
     if (subject is not None or san is not None) and not linked and digest is None:
@@ -195,13 +194,11 @@ def _part(profile: Profile, oid: x509.ObjectIdentifier) -> NamePart:
 
 
 def _alternative_names(profile: Profile, forms: Sequence[str]) -> ExtensionTemplate:
-    """subjectAltName: whole, where each form has one name only; else the client's to fill in."""
-    names = [_only_name(form, profile.san_patterns.get(form, ())) for form in forms]
-    whole = [name for name in names if name is not None]
-    if len(whole) == len(names):
-        value = x509.SubjectAlternativeName(whole).public_bytes()
-    else:
-        value = ANY_ADDRESS if list(forms) == ["ip"] else None
+    """subjectAltName: whole, where each form has one name only; with an address to fill in; else the client's to fill in."""
+    names = {form: _only_name(form, profile.san_patterns.get(form, ())) for form in forms}
+    whole = [name for name in names.values() if name is not None]
+    gaps = [form for form, name in names.items() if name is None]
+    value = None if set(gaps) - {"ip"} else alternative_names(whole, and_any_address=bool(gaps))
     return ExtensionTemplate(type=ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value=value)
 
 

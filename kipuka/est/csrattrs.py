@@ -27,12 +27,14 @@ __all__ = [
     "IDENTITY_LINKING",
     "MAX_CSRATTRS",
     "RSA_ENCRYPTION",
+    "SUBJECT_ALTERNATIVE_NAME",
     "CsrAttribute",
     "CsrAttributes",
     "ExtensionTemplate",
     "KeyTemplate",
     "NamePart",
     "Template",
+    "alternative_names",
     "decode",
     "encode",
     "extension_request",
@@ -61,7 +63,10 @@ EXTENSION_REQ_TEMPLATE = ObjectIdentifier("1.2.840.113549.1.9.16.2.62")
 RSA_ENCRYPTION = ObjectIdentifier("1.2.840.113549.1.1.1")  # RFC 3279, section 2.3.1
 EC_PUBLIC_KEY = ObjectIdentifier("1.2.840.10045.2.1")  # RFC 5480, section 2.1.1
 
+SUBJECT_ALTERNATIVE_NAME = ObjectIdentifier("2.5.29.17")  # RFC 5280, section 4.2.1.6
+
 _NULL = b"\x05\x00"
+_GAPS = frozenset({b"\x87\x00", b"\xa4\x02\x30\x00"})  # an iPAddress without octets, a directoryName without RDNs
 _EXPONENT = 65537
 
 # What `cryptography` raises for octets that are not of the structure.
@@ -122,6 +127,11 @@ class _RSAPublicKey:  # RFC 8017, A.1.1
 @asn1.sequence
 class _Name:  # in a SEQUENCE, as above
     rdns: list[asn1.SetOf[list[asn1.TLV]]]
+
+
+@asn1.sequence
+class _GeneralNames:  # in a SEQUENCE, as above
+    items: list[asn1.TLV]
 
 
 @asn1.sequence
@@ -206,6 +216,39 @@ class ExtensionTemplate:
     type: ObjectIdentifier
     critical: bool = False
     value: bytes | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the value is left to the client (RFC 9908, section 3.4: an empty address or directory name is)."""
+        if self.value is None:
+            return False
+        return self.type != SUBJECT_ALTERNATIVE_NAME or not _has_gaps(self.value)
+
+
+def alternative_names(names: Sequence[x509.GeneralName], *, and_any_address: bool = False) -> bytes:
+    """The value of a subjectAltName with these names, and with an IP address that the client fills in.
+
+    Raises ValueError where there is nothing in it.
+    """
+    if not names and not and_any_address:
+        raise ValueError("there is no alternative name")
+    value = x509.SubjectAlternativeName(names).public_bytes() if names else b""
+    items = [*_general_names(value)] if names else []
+    if and_any_address:
+        items += _general_names(ANY_ADDRESS)
+    return _inside(_GeneralNames(items=items))
+
+
+def _general_names(value: bytes) -> list[asn1.TLV]:
+    return asn1.decode_der(_GeneralNames, asn1.encode_der(_Around(element=_element(value)))).items
+
+
+def _has_gaps(value: bytes) -> bool:
+    try:
+        names = [asn1.encode_der(name) for name in _general_names(value)]
+    except _PARSE_ERRORS:  # whoever puts it into a request will see
+        return False
+    return any(name in _GAPS for name in names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,7 +342,7 @@ def extension_request(extensions: Sequence[ExtensionTemplate]) -> CsrAttribute:
 
     RFC 9908, section 3.4: the first wherever all extensions have their whole values.
     """
-    complete = all(extension.value not in {None, ANY_ADDRESS} for extension in extensions)
+    complete = all(extension.is_whole for extension in extensions)
     structure = _Extensions(
         items=[_Extension(type=item.type, critical=item.critical, value=item.value) for item in extensions]
     )
@@ -338,7 +381,7 @@ def _element(der: bytes) -> asn1.TLV:
         raise ValueError("a value in the CSR attributes is no DER element") from error
 
 
-def _inside(structure: _CsrAttrs | _Extensions) -> bytes:
+def _inside(structure: _CsrAttrs | _Extensions | _GeneralNames) -> bytes:
     """The DER of the one list in a structure."""
     return asn1.encode_der(asn1.decode_der(_Around, asn1.encode_der(structure)).element)
 

@@ -7,6 +7,7 @@ In the room, one submodule each:
 - `clock`: a clock that moves only when a test moves it;
 - `client`: an EST client over a true TLS socket, that shows statuses, headers and channel bindings as they were sent;
 - `obedient`: the request of a client that does what `csrattrs` asks for;
+- `disobedient`: requests that break one rule of a profile, and no other;
 - `peer`: a TLS client that does one step at a time, for what no client should do;
 - `http2`: the same over HTTP/2, with several requests on one connection;
 - `server`: a real `kipuka serve` in a process of its own;

@@ -16,7 +16,6 @@ from cryptography.hazmat import asn1
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from kipuka.est.csrattrs import (
-    ANY_ADDRESS,
     CHALLENGE_PASSWORD,
     EC_PUBLIC_KEY,
     IDENTITY_LINKING,
@@ -52,6 +51,7 @@ _SIGNATURES: Mapping[x509.ObjectIdentifier, SignatureKind] = {
     SignatureAlgorithmOID.RSA_WITH_SHA3_384: "sha3-384",
     SignatureAlgorithmOID.RSA_WITH_SHA3_512: "sha3-512",
 }
+_ANY_ADDRESS = b"\x87\x00"  # an iPAddress to fill in, which stands last (RFC 9908, section 3.4)
 _SAN = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
 _STRINGS = {b"\x0c": "utf-8", b"\x13": "ascii", b"\x16": "ascii"}  # UTF8String, PrintableString, IA5String
 
@@ -109,8 +109,8 @@ def wanted_key(wanted: CsrAttributes, *, templates: bool = True) -> KeyKind | No
     if template is not None:
         return None if template.key is None else _kind(template.key)
     for item in wanted.attributes:
-        if item.type == RSA_ENCRYPTION:
-            return _RSA_SIZES[asn1.decode_der(int, item.values[0])]
+        if item.type == RSA_ENCRYPTION:  # without a value any size will do (RFC 9908, section 3.2)
+            return _RSA_SIZES[asn1.decode_der(int, item.values[0])] if item.values else "rsa2048"
         if item.type == EC_PUBLIC_KEY or item.type in _PURE:
             return _kind(KeyTemplate(algorithm=item.type, parameters=item.values[0] if item.values else None))
     return None
@@ -118,7 +118,9 @@ def wanted_key(wanted: CsrAttributes, *, templates: bool = True) -> KeyKind | No
 
 def _kind(key: KeyTemplate) -> KeyKind:
     if key.algorithm == RSA_ENCRYPTION:
-        return _RSA_SIZES[key.rsa_bits or 0]
+        return _RSA_SIZES[key.rsa_bits or 2048]
+    if key.algorithm == EC_PUBLIC_KEY and key.curve is None:
+        return "p256"
     return _PURE[key.algorithm] if key.curve is None else _CURVES[key.curve.dotted_string]
 
 
@@ -137,7 +139,7 @@ def _value(part: NamePart, values: Mapping[x509.ObjectIdentifier, str]) -> str:
 
 
 def _extension(wanted: ExtensionTemplate, names: Sequence[x509.GeneralName]) -> x509.Extension[x509.ExtensionType]:
-    if wanted.value is not None and wanted.value != ANY_ADDRESS:
+    if wanted.value is not None and wanted.is_whole:
         value = x509.UnrecognizedExtension(wanted.type, wanted.value)
         return x509.Extension(wanted.type, wanted.critical, value)
     if wanted.type != _SAN:
@@ -145,4 +147,11 @@ def _extension(wanted: ExtensionTemplate, names: Sequence[x509.GeneralName]) -> 
     own = [name for name in names if wanted.value is None or isinstance(name, x509.IPAddress)]
     if not own:
         raise KeyError(wanted.type)
-    return x509.Extension(wanted.type, wanted.critical, x509.SubjectAlternativeName(own))
+    value = x509.SubjectAlternativeName(own).public_bytes()
+    if wanted.value is not None:
+        value = der.sequence(_content(wanted.value).removesuffix(_ANY_ADDRESS), _content(value))
+    return x509.Extension(wanted.type, wanted.critical, x509.UnrecognizedExtension(wanted.type, value))
+
+
+def _content(element: bytes) -> bytes:
+    return bytes(asn1.decode_der(asn1.TLV, element).data)

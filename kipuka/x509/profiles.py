@@ -226,9 +226,10 @@ def authorise(
         granted_subject = _filled(profile.subject, identity, granted_subject)
     alternative_names = tuple({general_name_key(name): name for name in granted}.values())
     _check_subject(granted_subject)
+    # Before the sentence below, which names no rule that an administrator could look up.
+    _check_required(profile, granted_subject, alternative_names)
     if not granted_subject.rdns and not alternative_names:
         raise NameRefused("the certificate would have no name: neither a subject nor an alternative name")
-    _check_required(profile, granted_subject, alternative_names)
     return Grant(
         subject=granted_subject,
         extensions=_extensions(profile, public_key, alternative_names, granted_subject, asked_extensions),

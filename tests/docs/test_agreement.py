@@ -14,6 +14,7 @@ from kipuka.api import CertificateProblem, HookSpecs
 from kipuka.authentication import CERTIFICATE_REQUIRED
 from kipuka.config.sections import ProfileItem
 from kipuka.store.lockouts import LOCKED_OUT
+from kipuka.testing.disobedient import rules_of_the_code
 
 from .pages import PAGES, ROOT, blocks, name_of
 
@@ -151,9 +152,5 @@ def test_every_rule_that_a_refusal_names_is_a_key_of_the_profile_and_in_the_refe
         .partition("\n## ")[0]
     )
     listed = {word for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for word in re.findall(r"`(\w+)`", row)}
-    raised = set()
-    for module in (ROOT / "kipuka").rglob("*.py"):
-        raised |= set(re.findall(r'\brule="(\w+)"', module.read_text(encoding="utf-8")))
-    raised |= {"min_rsa_bits", "max_rsa_bits", "copy_extensions"}  # those that are not written beside the word
-    assert listed == raised
+    assert listed == rules_of_the_code()
     assert listed <= set(ProfileItem.model_fields)

@@ -106,6 +106,29 @@ def test_alternative_names_are_asked_for_and_renewed(server, tmp_path):
         assert names.get_values_for_type(x509.DNSName) == ["gateway.example"]
 
 
+def test_it_never_asks_for_csr_attributes(kipuka_servers, tmp_path):
+    """RFC 7030, 4.5: they are optional. What the profile wants has to be in its command lines."""
+    profile = {"name": "default", "key_types": ["rsa"], "min_rsa_bits": 3072, "csr_signature_hashes": ["sha384"]}
+    server = kipuka_servers({"profile": [profile]})
+    assert server.client().csrattrs().status == 200
+    asked_before = server.stderr.count("csrattrs")
+    credential = ("--userpass", f":{server.make_token('swan-asked').value}")
+    for directory, size, digest, problem in (
+        ("a", "2048", "sha384", "HTTP 400"),
+        ("b", "3072", "sha256", "HTTP 400"),
+        ("c", "3072", "sha384", None),
+    ):
+        (tmp_path / directory).mkdir()
+        pki = Pki(tmp_path / directory, server, "swan-asked", key=("rsa", size), request=("--digest", digest))
+        pki.estca()
+        code, _, said = pki.attempt(*pki.est(*credential))
+        assert (code == 0) == (problem is None), said
+        assert problem is None or problem in said
+    assert server.wait_for_audit("certificate_refused", rule="min_rsa_bits")
+    assert server.wait_for_audit("certificate_refused", rule="csr_signature_hashes")
+    assert server.stderr.count("csrattrs") == asked_before
+
+
 def test_a_wrong_password_is_told_by_its_status(server, tmp_path):
     """It says the status, and keeps the text to itself."""
     pki = Pki(tmp_path, server, "swan-wrong")

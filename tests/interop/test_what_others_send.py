@@ -14,7 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from pyasn1.codec.der.decoder import decode as read
+from pyasn1_alt_modules import rfc7030
 
+from kipuka.distinguished_names import parse_dn
+from kipuka.est.csrattrs import decode
 from kipuka.testing.client import basic
 from kipuka.testing.pki import Credential, make_csr
 
@@ -24,6 +28,29 @@ pytestmark = [pytest.mark.interop, pytest.mark.server]
 @pytest.fixture(scope="module")
 def server(kipuka_servers):
     return kipuka_servers(as_shipped=True)
+
+
+WEB = {
+    "name": "web",
+    "names": "csr",
+    "key_types": ["rsa"],
+    "min_rsa_bits": 3072,
+    "subject_patterns": {"CN": ["device-*"], "O": ["Example"]},
+    "subject_required": ["CN", "O"],
+    "san_patterns": {"dns": ["*.example.com"]},
+    "san_required": ["dns"],
+}
+LARGE, HUGE = (WEB | {"name": name, "min_rsa_bits": bits} for name, bits in (("large", 4096), ("huge", 8192)))
+LINKED = {"name": "linked", "channel_binding": "required"}
+DEVICE = parse_dn("CN=device-1,O=Example")
+
+
+@pytest.fixture(scope="module")
+def asking(kipuka_servers):
+    """A server that asks for things: at a label with a template, and at one without."""
+    profiles = [WEB, LARGE, HUGE, LINKED]
+    labels = [{"name": profile["name"], "profile": profile["name"]} for profile in profiles]
+    return kipuka_servers({"est": {"label": labels}, "profile": [{"name": "default"}, *profiles]})
 
 
 def wrapped(der, columns, ending):
@@ -103,6 +130,7 @@ class Libest:
         if not status.startswith("HTTP/1.1 200"):
             raise LibestFailed(status)
         wanted = "application/pkcs7-mime" + ("; smime-type=certs-only" if "enroll" in operation else "")
+        wanted = "application/csrattrs" if operation == "csrattrs" else wanted
         assert fields["Content-Type"].startswith(wanted)
         assert int(fields["Content-Length"]) == len(body)
         assert all(len(line) <= 76 for line in body.split(b"\n"))
@@ -115,6 +143,56 @@ def test_libest_fetches_the_ca_certificates_and_asks_for_attributes(server):
     found = pkcs7.load_der_pkcs7_certificates(libest.get("cacerts"))
     assert any(item in x509.load_pem_x509_certificates(server.deployment.trust) for item in found)
     assert libest.get("csrattrs") == b""
+
+
+LIBEST_MOST, LIBEST_MOST_LINKED = 1024, 1035
+
+
+def libest_looks_for_a_challenge(octets):
+    """How it reads CSR attributes: into every SEQUENCE and SET, over all else; for challengePassword and for nothing else.
+
+    By tag numbers alone, whatever the class is. It takes no more than 1,024 octets, 1,035 with a challengePassword.
+    """
+    at, found = 0, False
+    while at < len(octets):
+        number, length, at = octets[at] & 0x1F, octets[at + 1], at + 2
+        if length & 0x80:
+            size = length & 0x7F
+            length, at = int.from_bytes(octets[at : at + size]), at + size
+        if number == 6:
+            found |= octets[at : at + length] == bytes.fromhex("2a864886f70d010907")
+        if number not in {16, 17}:
+            at += length
+    if at != len(octets) or len(octets) > (LIBEST_MOST_LINKED if found else LIBEST_MOST):
+        raise LibestFailed("EST_ERR_BAD_ASN1_HEX")
+    return found
+
+
+def test_libest_links_its_request_where_the_attributes_ask_for_it_and_passes_over_the_rest(asking):
+    """RFC 8951, section 4; RFC 9908, section 4. The names and the key are up to the program that uses it."""
+    attributes = Libest(asking, label="web").get("csrattrs")
+    assert decode(attributes).template is not None
+    assert libest_looks_for_a_challenge(attributes) is False
+    csr = make_csr(DEVICE, key="rsa3072", dns=("device-1.example.com",))
+    token = asking.make_token(label="web")
+    first = Libest(asking, password=token.value, label="web").enrol(csr)
+    assert first.subject == DEVICE
+    assert libest_looks_for_a_challenge(Libest(asking, label="linked").get("csrattrs")) is True
+    token = asking.make_token("libest-3", label="linked")
+    for authorization in (None, basic(token.value, "estuser")):
+        with asking.client(tls_version="TLSv1.2").connect() as connection:
+            csr = make_csr(challenge_password=connection.channel_binding)
+            answer = asking.client(tls_version="TLSv1.2").enroll(
+                csr, authorization=authorization, label="linked", connection=connection
+            )
+    assert answer.status == 200, answer.text
+
+
+def test_libest_reads_no_template_with_the_largest_placeholder(asking):
+    """The one answer that it refuses; whoever needs such keys and libest leaves `csrattrs` out."""
+    with pytest.raises(LibestFailed, match="BAD_ASN1_HEX"):
+        libest_looks_for_a_challenge(Libest(asking, label="huge").get("csrattrs"))
+    assert libest_looks_for_a_challenge(Libest(asking, label="large").get("csrattrs")) is False
 
 
 def test_libest_enrols_with_a_password_and_renews_with_its_certificate(server):
@@ -161,6 +239,7 @@ class GlobalSign:
     password: str | None = None
     certificate: object = None
     tls_version: str = "TLSv1.3"
+    label: str | None = None
 
     def get(self, operation, accept):
         return self._exchange(self._head("GET", operation, f"Accept: {accept}"))
@@ -183,8 +262,9 @@ class GlobalSign:
         return self._exchange(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body), connection)
 
     def _head(self, method, operation, *more):
+        label = "" if self.label is None else f"/{self.label}"
         fields = [
-            f"{method} /.well-known/est/{operation} HTTP/1.1",
+            f"{method} /.well-known/est{label}/{operation} HTTP/1.1",
             f"Host: localhost:{self.server.port}",
             "User-Agent: GlobalSign EST Client v1.0.6 github.com/globalsign/est",
             *more,
@@ -211,6 +291,33 @@ def test_globalsign_fetches_the_ca_certificates_and_asks_for_attributes(server):
     assert answer.header("Content-Type").startswith("application/pkcs7-mime")
     assert len(answer.certificates()) == 2
     assert client.get("csrattrs", "application/csrattrs").status == 204
+
+
+def globalsign_lists(octets):
+    """How it reads CSR attributes: what is there by its name alone, and the rest by type, with values of whatever kind."""
+    asked, rest = read(octets, asn1Spec=rfc7030.CsrAttrs())
+    assert not rest
+    names = [str(item["oid"]) for item in asked if item.getName() == "oid"]
+    attributes = [item["attribute"] for item in asked if item.getName() == "attribute"]
+    types = {str(item["attrType"]): len(item["attrValues"]) for item in attributes}
+    return names, types
+
+
+def test_globalsign_lists_what_is_asked_for_and_uses_none_of_it(asking):
+    """RFC 9908, section 4: to it a template is an attribute of a type that it does not know."""
+    answer = GlobalSign(asking, label="web").get("csrattrs", "application/csrattrs")
+    assert (answer.status, answer.header("Content-Type")) == (200, "application/csrattrs")
+    names, types = globalsign_lists(base64.b64decode(answer.body))
+    assert names == ["2.5.4.3", "2.5.4.10", "2.5.29.17"]
+    assert types == {"1.2.840.113549.1.1.1": 1, "1.2.840.113549.1.9.16.2.61": 1}
+    token = asking.make_token(label="web").value
+    refused = GlobalSign(asking, password=token, label="web").enrol(make_csr())
+    assert (refused.status, refused.text.rstrip().endswith("(rule key_types)")) == (400, True), refused.text
+    csr = make_csr(DEVICE, key="rsa3072", dns=("device-1.example.com",))
+    accepted = GlobalSign(asking, password=token, label="web").enrol(csr)
+    assert accepted.certificate.subject == DEVICE
+    linked = base64.b64decode(GlobalSign(asking, label="linked").get("csrattrs", "application/csrattrs").body)
+    assert globalsign_lists(linked) == (["1.2.840.113549.1.9.7", "1.2.840.113549.1.9.16.2.58"], {})
 
 
 def test_globalsign_enrols_with_a_password_and_renews_with_its_certificate(server):

@@ -11,9 +11,14 @@ from cryptography.x509.oid import NameOID
 from pyasn1.codec.der.decoder import decode as other_decode
 from pyasn1_alt_modules import rfc7030
 
+from kipuka.api import Identity
+from kipuka.config.profiles import build_profile
+from kipuka.config.sections import ProfileItem
+from kipuka.csr_attributes import csr_attributes
 from kipuka.est.csrattrs import CHALLENGE_PASSWORD, IDENTITY_LINKING, decode
+from kipuka.testing.disobedient import BREAKERS, Parts
 from kipuka.testing.obedient import obedient_csr, wanted_key
-from kipuka.testing.pki import make_csr
+from kipuka.testing.pki import make_csr, make_key
 
 pytestmark = pytest.mark.server
 
@@ -34,14 +39,40 @@ LINKED = {
     "csr_signature_hashes": ["sha512"],
     "channel_binding": "required",
 }
+STRICT = {
+    "name": "strict",
+    "names": "csr",
+    "key_types": ["p256", "rsa"],
+    "min_rsa_bits": 3072,
+    "max_rsa_bits": 4096,
+    "csr_signature_hashes": ["sha384"],
+    "channel_binding": "required",
+    "subject_patterns": {"CN": ["device-*"], "O": ["Example"]},
+    "subject_required": ["CN", "O"],
+    "san_patterns": {"dns": ["*.example.com"]},
+    "san_required": ["dns"],
+    "copy_extensions": ["1.3.6.1.4.1.99999.7"],
+}
+FILLED = STRICT | {"name": "filled", "subject": "CN={CN},O={O},C=DE"}
+OWN = {"name": "own", "san_required": ["dns"]}
+NOT_PERMITTED = {
+    "names",
+    "wildcards",
+    "subject",
+    "subject_patterns",
+    "subject_required",
+    "san_patterns",
+    "san_required",
+}
 VALUES = {NameOID.COMMON_NAME: "device-1"}
 NAMES = [x509.DNSName("device-1.example.com")]
+PROFILES = (WEB, LINKED, STRICT, FILLED, OWN)
 
 
 @pytest.fixture(scope="module")
 def server(kipuka_servers):
-    labels = [{"name": profile["name"], "profile": profile["name"]} for profile in (WEB, LINKED)]
-    return kipuka_servers({"est": {"label": labels}, "profile": [{"name": "default"}, WEB, LINKED]})
+    labels = [{"name": profile["name"], "profile": profile["name"]} for profile in PROFILES]
+    return kipuka_servers({"est": {"label": labels}, "profile": [{"name": "default"}, *PROFILES]})
 
 
 def asked(server, label):
@@ -63,6 +94,42 @@ def test_who_obeys_the_template_is_enrolled_and_who_breaks_it_hears_the_rule(ser
     answer = server.client().enroll(obeying, token=token.value, label="web")
     assert answer.status == 200, answer.text
     assert answer.certificate.subject.rfc4514_string() == "O=Example,CN=device-1"
+
+
+@pytest.mark.parametrize("rule", BREAKERS)
+def test_who_breaks_one_rule_hears_it_and_so_does_the_auditor(server, rule):
+    """Each over TLS, from the request of a client that does what the answer says; the password is not spent (RULES C2, C3)."""
+    item = {"subject": FILLED, "names": OWN}.get(rule, STRICT)
+    label = item["name"]
+    profile, mistakes = build_profile(ProfileItem.model_validate(item))
+    assert not mistakes
+    identity = Identity(method="otp", name="device-1", permitted_names=tuple(NAMES))
+    octets = asked(server, label) if csr_attributes(profile) else None
+    key = make_key(wanted_key(decode(octets)) or "p256")
+    values = VALUES | {NameOID.ORGANIZATION_NAME: "Example"}
+    token = server.make_token("device-1", label=label, san=["DNS:device-1.example.com"])
+
+    def send(change):
+        """RULES G2: a connection that a request was linked to is not used again."""
+        with server.client().connect() as connection:
+            obeying = obedient_csr(
+                octets, values=values, names=NAMES, channel_binding=connection.channel_binding, key=key
+            )
+            request = change(Parts.of(obeying)).request()
+            return server.client().enroll(request, token=token.value, label=label, connection=connection)
+
+    def broken(number):
+        return lambda parts: list(BREAKERS[rule](profile, identity, parts))[number]
+
+    for number in (0, -1):
+        after = server.last_sequence
+        answer = send(broken(number))
+        expected = 403 if rule in NOT_PERMITTED else 400
+        assert (answer.status, answer.text.rstrip().endswith(f"(rule {rule})")) == (expected, True), answer.text
+        server.wait_for_audit("certificate_refused", after=after, rule=rule, detail=answer.text.rstrip())
+    assert server.view_token(token)["used"] == 0
+    answer = send(lambda parts: parts)
+    assert answer.status == 200, answer.text
 
 
 def test_a_client_from_before_templates_obeys_the_rest(server):

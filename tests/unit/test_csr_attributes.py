@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 from cryptography import x509
-from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, SignatureAlgorithmOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from kipuka.api.errors import ProofOfPossessionFailed, RequestError
 from kipuka.api.values import Connection, Identity
 from kipuka.csr_attributes import asked_of_requests, csr_attributes
 from kipuka.distinguished_names import attribute_type, parse_dn, text_attribute
-from kipuka.est.binding import check_binding
+from kipuka.est.binding import check_binding, refuse_foreign_challenges
 from kipuka.est.csr import SIGNATURE_HASHES, CertificateRequest
 from kipuka.est.csrattrs import (
     ANY_ADDRESS,
@@ -28,16 +28,21 @@ from kipuka.est.csrattrs import (
     RSA_ENCRYPTION,
     CsrAttribute,
     CsrAttributes,
+    KeyTemplate,
     NamePart,
+    Template,
     decode,
+    encode,
 )
 from kipuka.testing import der
+from kipuka.testing.disobedient import ALWAYS_REFUSED, BREAKERS, ELSEWHERE, Parts, rules_of_the_code
 from kipuka.testing.obedient import obedient_csr, wanted_key, wanted_signature
-from kipuka.testing.pki import PrivateKey, make_csr, make_key
+from kipuka.testing.pki import PrivateKey, Request, make_csr, make_key
 from kipuka.x509.keys import KEY_NAMES, KeyPolicy, check_key
 from kipuka.x509.profiles import Grant, Profile, authorise
 from kipuka.x509.templates import ProfileSubject
 
+PRIVATE = x509.ObjectIdentifier("1.3.6.1.4.1.99999.7")
 P256, P384 = der.object_identifier("1.2.840.10045.3.1.7"), der.object_identifier("1.3.132.0.34")
 BINDING = bytes(range(32))
 CONNECTION = Connection(
@@ -57,6 +62,7 @@ DEVICE = Identity(
     host_name="device-1.example.com",
     permitted_names=(
         x509.DNSName("other.example.com"),
+        x509.DNSName("*.apps.example.com"),
         x509.IPAddress(ip_address("10.0.0.7")),
         x509.RFC822Name("device-1@example.com"),
         x509.UniformResourceIdentifier("urn:device:1"),
@@ -102,6 +108,7 @@ def decide(profile: Profile, request: bytes) -> Grant:
         asked_extensions=csr.asked_extensions(profile.copy_extensions),
     )
     csr.verify_possession(profile.csr_signature_hashes)
+    refuse_foreign_challenges(csr)
     check_binding(
         csr.challenge_password,
         CONNECTION,
@@ -111,7 +118,7 @@ def decide(profile: Profile, request: bytes) -> Grant:
     return grant
 
 
-def obey(profile: Profile, *, templates: bool = True) -> bytes:
+def obey(profile: Profile, *, templates: bool = True) -> Request:
     asked = asked_of_requests(profile)
     return obedient_csr(
         csr_attributes(profile),
@@ -120,7 +127,7 @@ def obey(profile: Profile, *, templates: bool = True) -> bytes:
         channel_binding=base64.b64encode(BINDING).decode(),
         key=key(wanted_key(asked, templates=templates)),
         templates=templates,
-    ).der
+    )
 
 
 # --- Who obeys is let in
@@ -162,6 +169,11 @@ general = {
     "key_policy": key_policies,
     "csr_signature_hashes": st.none() | of(SIGNATURE_HASHES, least=1),
     "channel_binding": st.sampled_from(["optional", "required"]),
+    "wildcards": st.booleans(),
+    "key_usage": st.sampled_from(
+        [None, ("digitalSignature",), ("digitalSignature", "keyEncipherment", "keyAgreement")]
+    ),
+    "copy_extensions": st.sampled_from([(), (PRIVATE,), (PRIVATE, ExtensionOID.TLS_FEATURE)]),
 }
 csr_profiles = st.tuples(some(PATTERNS, least=1), some(SANS, least=0)).flatmap(
     lambda both: st.builds(
@@ -199,7 +211,7 @@ identity_profiles = st.builds(
 @given(csr_profiles | identity_profiles, st.booleans())
 def test_a_request_that_obeys_passes_the_profile(profile, templates):
     """RFC 8951, section 4; RFC 9908, sections 3 and 4: a client from before templates does too."""
-    decide(profile, obey(profile, templates=templates))
+    decide(profile, obey(profile, templates=templates).der)
 
 
 @settings(max_examples=150, deadline=None)
@@ -217,7 +229,68 @@ def test_it_can_be_read_and_has_a_template_only_where_that_hides_nothing(profile
         assert wanted_key(asked) == wanted_key(asked, templates=False)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "kind"),
+    [
+        (CsrAttribute(RSA_ENCRYPTION), "rsa2048"),
+        (CsrAttribute(RSA_ENCRYPTION, (der.integer(4096),)), "rsa4096"),
+        (CsrAttribute(EC_PUBLIC_KEY), "p256"),
+        (CsrAttribute(EC_PUBLIC_KEY, (P384,)), "p384"),
+        (CsrAttribute(SignatureAlgorithmOID.ED25519), "ed25519"),
+        (Template(key=KeyTemplate(algorithm=RSA_ENCRYPTION, parameters=der.null())).attribute, "rsa2048"),
+        (Template(key=KeyTemplate(algorithm=EC_PUBLIC_KEY)).attribute, "p256"),
+    ],
+)
+def test_a_client_takes_any_size_or_curve_where_the_server_names_none(attribute, kind):
+    """RFC 9908, sections 3.2 and 3.4: without a value nothing but the type is wanted."""
+    assert wanted_key(decode(encode(CsrAttributes((attribute,))))) == kind
+
+
 # --- Who breaks a rule hears which
+
+
+def refusal(profile: Profile, parts: Parts) -> RequestError:
+    with pytest.raises(RequestError) as refused:
+        decide(profile, parts.request().der)
+    return refused.value
+
+
+@settings(max_examples=100, deadline=None)
+@given(csr_profiles | identity_profiles, st.booleans())
+def test_who_breaks_any_one_rule_hears_its_name(profile, templates):
+    """From a request that passes; the sentence that the client gets ends with the rule."""
+    parts = Parts.of(obey(profile, templates=templates))
+    decide(profile, parts.request().der)
+    for rule, breaker in BREAKERS.items():
+        for broken in breaker(profile, DEVICE, parts):
+            refused = refusal(profile, broken)
+            assert (refused.rule, refused.detail.endswith(f"(rule {rule})")) == (rule, True), (refused, broken)
+
+
+@settings(max_examples=40, deadline=None)
+@given(csr_profiles | identity_profiles)
+def test_what_no_profile_decides_is_refused_by_its_reason_and_names_no_rule(profile):
+    parts = Parts.of(obey(profile))
+    for reason, breaker in ALWAYS_REFUSED.items():
+        for broken in breaker(profile, DEVICE, parts):
+            refused = refusal(profile, broken)
+            assert (refused.rule, refused.reason) == (None, reason), (refused, broken)
+
+
+@settings(max_examples=40, deadline=None)
+@given(csr_profiles | identity_profiles)
+def test_extensions_that_are_the_profiles_affair_change_nothing(profile):
+    """A request may ask for usages and the like, even as critical: what is issued is the profile's (RULES F1)."""
+    parts = Parts.of(obey(profile))
+    asked = [
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+        x509.BasicConstraints(ca=False, path_length=None),
+        x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("1.3.6.1.4.1.99999.9"), None)]),
+        x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.8"), b"anything"),
+    ]
+    more = tuple(x509.Extension(value.oid, True, value) for value in asked)
+    assert decide(profile, replace(parts, extensions=more).request().der) == decide(profile, parts.request().der)
+
 
 STRICT = Profile(
     name="strict",
@@ -229,43 +302,41 @@ STRICT = Profile(
     subject_required=("CN", "O"),
     san_patterns={"dns": ("*.example.com",)},
     san_required=("dns",),
+    copy_extensions=(PRIVATE, ExtensionOID.TLS_FEATURE),
 )
-OBEYING = {
-    "subject": parse_dn("CN=device-1,O=Example"),
-    "dns": ("device-1.example.com",),
-    "challenge_password": base64.b64encode(BINDING).decode(),
-    "signature": "sha384",
-}
+FILLED = replace(STRICT, subject=ProfileSubject.parse("CN={CN},O={O},C=DE"))
+IDENTITY = Profile(name="identity", san_required=("dns",))
 
 
-def test_the_strict_profile_takes_what_the_rules_below_are_broken_from():
-    decide(STRICT, make_csr(key=key("p384"), **OBEYING).der)
+@pytest.mark.parametrize("rule", BREAKERS)
+def test_every_rule_can_be_broken_under_one_of_the_strict_profiles(rule):
+    """So that no breaker is one that never breaks anything."""
+    heard = []
+    for profile in (STRICT, FILLED, IDENTITY):
+        parts = Parts.of(obey(profile))
+        heard += [refusal(profile, broken).rule for broken in BREAKERS[rule](profile, DEVICE, parts)]
+    assert set(heard) == {rule}
 
 
-@pytest.mark.parametrize(
-    ("rule", "changes"),
-    [
-        ("key_types", {"key": "p256"}),
-        ("key_types", {"key": "ed25519"}),
-        ("min_rsa_bits", {"key": "rsa2048"}),
-        ("csr_signature_hashes", {"signature": "sha256"}),
-        ("subject_required", {"subject": parse_dn("CN=device-1")}),
-        ("subject_patterns", {"subject": parse_dn("CN=device-1,O=Other")}),
-        ("subject_patterns", {"subject": parse_dn("CN=device-1,O=Example,C=DE")}),
-        ("san_required", {"dns": ()}),
-        ("san_patterns", {"dns": ("device-1.example.org",)}),
-    ],
-)
-def test_who_breaks_one_rule_hears_its_name(rule, changes):
-    changes = {"key": "p384"} | changes
+def test_each_rule_of_the_code_has_somebody_who_breaks_it():
+    """A rule that is new in the code is missing in one of these two."""
+    assert rules_of_the_code() == BREAKERS.keys() | ELSEWHERE.keys()
+    assert not BREAKERS.keys() & ELSEWHERE.keys()
+
+
+def test_a_key_that_can_have_none_of_the_usages_is_refused_by_their_rule():
+    """Such a profile is made by hand only: the configuration refuses it."""
+    useless = Profile(name="useless", key_usage=("keyEncipherment",))
     with pytest.raises(RequestError) as refused:
-        decide(STRICT, make_csr(**(OBEYING | changes | {"key": key(changes["key"])})).der)
-    assert refused.value.rule == rule
+        decide(useless, make_csr(key=key("p256")).der)
+    assert refused.value.rule == "key_usage"
+    decide(useless, make_csr(key=key("rsa2048")).der)
 
 
 def test_who_leaves_out_the_binding_hears_that_it_is_required():
+    unlinked = replace(Parts.of(obey(STRICT)), linking=None)
     with pytest.raises(ProofOfPossessionFailed, match="linking of identity and proof of possession is required"):
-        decide(STRICT, make_csr(**(OBEYING | {"challenge_password": None}), key=key("p384")).der)
+        decide(STRICT, unlinked.request().der)
 
 
 # --- What is asked for, one by one
@@ -395,6 +466,11 @@ def test_the_names_of_an_identity_are_not_asked_for():
         ({"dns": ("a.example.com",)}, EXTENSION_REQUEST, der.sequence(der.tlv(0x82, b"a.example.com"))),
         ({"ip": ("10.0.0.7",)}, EXTENSION_REQUEST, der.sequence(der.tlv(0x87, b"\x0a\0\0\7"))),
         ({"ip": ("10.0.0.7",), "dns": ("*.example.com",)}, EXTENSION_REQ_TEMPLATE, None),
+        (
+            {"ip": ("10.0.0.0/8",), "dns": ("a.example.com",)},
+            EXTENSION_REQ_TEMPLATE,
+            der.sequence(der.tlv(0x82, b"a.example.com"), der.tlv(0x87, b"")),
+        ),
         ({"dns": ("a.example.com", "b.example.com")}, EXTENSION_REQ_TEMPLATE, None),
     ],
 )

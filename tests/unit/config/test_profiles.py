@@ -95,7 +95,7 @@ def test_every_key_of_what_is_issued_arrives(tmp_path):
     assert profile.key_usage == ("digitalSignature", "keyAgreement")
     assert profile.extended_key_usage_critical
     assert profile.subject is not None
-    assert profile.subject.text == "CN={CN},O=Example"
+    assert profile.subject.template.text == "CN={CN},O=Example"
     assert (profile.subject_required, profile.san_required) == (("CN", "O"), ("dns", "upn"))
     assert [(policy.oid.dotted_string, policy.cps) for policy in profile.certificate_policies] == [
         ("1.2.3.4", "http://pki.example.com/cps"),

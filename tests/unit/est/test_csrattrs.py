@@ -7,7 +7,7 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from cryptography.x509 import ObjectIdentifier
+from cryptography.x509 import DNSName, ObjectIdentifier
 from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,6 +31,7 @@ from kipuka.est.csrattrs import (
     KeyTemplate,
     NamePart,
     Template,
+    alternative_names,
     decode,
     encode,
     extension_request,
@@ -212,6 +213,30 @@ def test_extensions_with_all_their_values_go_into_the_older_attribute():
     whole = ExtensionTemplate(type=oid(KEY_USAGE), value=b"\x03\x02\x03\x88")
     assert extension_request([whole]).type == EXTENSION_REQUEST
     assert extension_request([whole, ExtensionTemplate(type=oid(EXTENDED_KEY_USAGE))]).type == EXTENSION_REQ_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [pytest.param(der.tlv(0x87, b""), id="address"), pytest.param(der.tlv(0xA4, der.sequence()), id="directory name")],
+)
+def test_alternative_names_with_a_gap_are_no_whole_value(gap):
+    """RFC 9908, section 3.4: an address without octets, or a name without RDNs, is the client's to fill in."""
+    name = der.tlv(0x82, b"www.myServer.com")
+    whole = ExtensionTemplate(type=oid(ALTERNATIVE_NAME), value=der.sequence(name))
+    partial = ExtensionTemplate(type=oid(ALTERNATIVE_NAME), value=der.sequence(name, gap))
+    assert extension_request([whole]).type == EXTENSION_REQUEST
+    assert extension_request([partial]).type == EXTENSION_REQ_TEMPLATE
+    assert ExtensionTemplate(type=oid(KEY_USAGE), value=der.sequence(gap)).is_whole
+
+
+def test_alternative_names_are_written_with_an_address_to_fill_in():
+    assert alternative_names([], and_any_address=True) == ANY_ADDRESS
+    names = [DNSName("www.example.com")]
+    assert alternative_names(names) == der.sequence(der.tlv(0x82, b"www.example.com"))
+    expected = der.sequence(der.tlv(0x82, b"www.example.com"), der.tlv(0x87, b""))
+    assert alternative_names(names, and_any_address=True) == expected
+    with pytest.raises(ValueError, match="no alternative name"):
+        alternative_names([])
 
 
 def test_nothing_asked_for_is_an_empty_sequence():
