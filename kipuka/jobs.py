@@ -199,7 +199,7 @@ def _record_found(
     if row.replaces is not None and certificates.is_revoked(tx, row.replaces, to_change=schedules):
         _bury(tx, found, reason="nothing_to_renew", comment=_NOTHING_TO_RENEW, spender=spender, tell=tell)  # RULES B2
         return
-    before = None if row.replay_sha256 is None else replay.holder(tx, row.replay_sha256)
+    before = replay.holder(tx, row.replay_sha256)
     enrolments.record(tx, _as_new(row, now), found, spender, exists=True, answered=before)
     if row.replaces is not None:
         _use_approval(tx, row.replaces, certificate)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from kipuka.api import (
     Conflict,
@@ -32,6 +32,8 @@ from kipuka.x509.names import format_general_name, parse_general_name
 from kipuka.x509.registration import Asked, vouched_for
 
 __all__ = ["LONGEST", "MOST_NAMES", "NameChangeOrder", "approve_name_change", "forget_ended", "withdraw_name_change"]
+
+EventT = TypeVar("EventT", NameChangeApproved, NameChangeWithdrawn)
 
 LONGEST = timedelta(days=365)
 MOST_NAMES = 100
@@ -99,44 +101,37 @@ def _read(order: NameChangeOrder) -> Asked:
     return asked
 
 
-def _find(tx: Tx, id: str) -> RecordedCertificate | RequestError:  # noqa: A002 - as above
-    try:
-        found = certificates.find(tx, id)
-    except Conflict as conflict:
-        return conflict
-    return found or UnknownResource("there is no such certificate")
-
-
 def _withdraw(tx: Tx, *, id: str) -> NameChangeApproval | RequestError:  # noqa: A002 - as above
     """What was withdrawn, or the refusal, which has written nothing."""
-    found = _find(tx, id)
-    if isinstance(found, RequestError):
-        return found
+    try:
+        found = certificates.required(tx, id)
+    except (Conflict, UnknownResource) as refusal:
+        return refusal
     withdrawn = name_changes.withdraw(tx, found.fingerprint)
     if withdrawn is None:
         return UnknownResource("no change of names is approved for this certificate")
-    tx.audit(NameChangeWithdrawn(**_told(found, withdrawn)))
+    tx.audit(_event(NameChangeWithdrawn, found, withdrawn))
     return withdrawn
 
 
-def _told(found: RecordedCertificate, approval: NameChangeApproval) -> dict[str, Any]:
-    """What the events say of an approval."""
-    return {
-        "ca": found.ca,
-        "serial": found.serial,
-        "fingerprint": found.fingerprint,
-        "subject": found.subject,
-        "new_subject": approval.subject,
-        "new_names": approval.names,
-        "until": timestamp(approval.until),
-    }
+def _event(kind: type[EventT], found: RecordedCertificate, approval: NameChangeApproval) -> EventT:
+    return kind(
+        ca=found.ca,
+        serial=found.serial,
+        fingerprint=found.fingerprint,
+        subject=found.subject,
+        new_subject=approval.subject,
+        new_names=approval.names,
+        until=timestamp(approval.until),
+    )
 
 
 def _approve(tx: Tx, *, order: NameChangeOrder, asked: Asked) -> NameChangeApproval | RequestError:
     """The approval, or the refusal, which has written nothing."""
-    found = _find(tx, order.id)
-    if isinstance(found, RequestError):
-        return found
+    try:
+        found = certificates.required(tx, order.id)
+    except (Conflict, UnknownResource) as refusal:
+        return refusal
     if certificates.is_revoked(tx, found.fingerprint):
         return Conflict("the certificate is revoked, and cannot renew", reason="revoked")
     approval = NameChangeApproval(
@@ -146,5 +141,5 @@ def _approve(tx: Tx, *, order: NameChangeOrder, asked: Asked) -> NameChangeAppro
         until=order.until,
     )
     name_changes.approve(tx, approval)
-    tx.audit(NameChangeApproved(**_told(found, approval)))
+    tx.audit(_event(NameChangeApproved, found, approval))
     return approval

@@ -179,9 +179,7 @@ def _check(order: RevocationOrder, now: datetime) -> None:
 def _revoke(tx: Tx, *, order: RevocationOrder, wants_to_be_told: Callable[[str], bool]) -> Revoked | RequestError:
     """What was done, or the refusal, which has written nothing."""
     try:
-        found = certificates.find(tx, order.id)
-        if found is None:
-            return UnknownResource("there is no such certificate")
+        found = certificates.required(tx, order.id)
         revoked = certificates.revoke(
             tx,
             found.fingerprint,
@@ -189,8 +187,8 @@ def _revoke(tx: Tx, *, order: RevocationOrder, wants_to_be_told: Callable[[str],
             invalidity_date=order.invalidity_date,
             tell=wants_to_be_told(found.ca),
         )
-    except Conflict as conflict:
-        return conflict
+    except (Conflict, UnknownResource) as refusal:
+        return refusal
     if revoked.change == "nothing":
         return revoked
     certificate = revoked.certificate

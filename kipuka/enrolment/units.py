@@ -141,7 +141,7 @@ def record(
     objection = _objection(tx, certificate, presented=presented, unique=unique, schedules=schedules)
     if objection is not None:
         return objection
-    before = None if row.replay_sha256 is None else replay.holder(tx, row.replay_sha256)
+    before = replay.holder(tx, row.replay_sha256)
     answered = None
     superseded = None
     if replacing is not None:

@@ -160,9 +160,7 @@ async def list_certificates(store: Store, request: AdminRequest) -> AdminReply:
 async def show_certificate(store: Store, request: AdminRequest) -> AdminReply:
     """GET /admin/certificates/{id}; the id is a fingerprint, `ca/serial`, or a serial number that is unique (RULES E4)."""
     wanted = request.path["id"]
-    found = await store.read(partial(certificates.find, id=wanted))
-    if found is None:
-        raise UnknownResource("there is no such certificate")
+    found = await store.read(partial(certificates.required, id=wanted))
     return AdminReply(body=detail_of(found, store.clock()))
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, exists, func, or_, select, update
 
-from kipuka.api.errors import Conflict
+from kipuka.api.errors import Conflict, UnknownResource
 from kipuka.api.events import CertificateRevoked
 from kipuka.api.storage import ReadTx, Tx, timestamp
 from kipuka.distinguished_names import format_dn
@@ -287,6 +287,14 @@ def find(tx: ReadTx, id: str) -> RecordedCertificate | None:  # noqa: A002 - wha
         )
         raise Conflict(detail, reason="serial_not_unique")
     return read(rows[0]) if rows else None
+
+
+def required(tx: ReadTx, id: str) -> RecordedCertificate:  # noqa: A002 - as above
+    """What `find` finds. Raises `UnknownResource` where there is none, and `Conflict` as `find` does."""
+    found = find(tx, id)
+    if found is None:
+        raise UnknownResource("there is no such certificate")
+    return found
 
 
 def listing(

@@ -42,12 +42,12 @@ def replay_digest(credential: Claim | str, *, operation: str, label: str | None,
     return hashlib.sha256(whole.encode("utf-8")).hexdigest()
 
 
-def holder(tx: ReadTx, digest: str) -> str | None:
-    """The fingerprint of the newest certificate that this request led to, good or not.
+def holder(tx: ReadTx, digest: str | None) -> str | None:
+    """The fingerprint of the newest certificate that this request led to, good or not; None also for a request that has no digest.
 
     Who records another one looks here first, and once: everything that follows is about that one, also where another node commits in between.
     """
-    return tx.execute(_ANSWERED, {"digest": digest}).scalar_one_or_none()
+    return None if digest is None else tx.execute(_ANSWERED, {"digest": digest}).scalar_one_or_none()
 
 
 def still_good(tx: ReadTx, fingerprint: str | None, *, window: timedelta) -> RecordedCertificate | None:

@@ -9,11 +9,20 @@ import os
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["connections", "cpu_seconds", "descriptors", "family", "resident_octets"]
+__all__ = [
+    "connections",
+    "cpu_seconds",
+    "descriptors",
+    "family",
+    "holds_socket",
+    "listeners",
+    "open_files",
+    "resident_octets",
+]
 
 _LISTEN = "0A"  # linux/include/net/tcp_states.h
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -63,26 +72,44 @@ def resident_octets(pids: Iterable[int]) -> int:
 
 def descriptors(pids: Iterable[int]) -> Counter[str]:
     """What the open descriptors are, and how many of each: paths, and else kinds (`socket`, `pipe`, `anon_inode`; proc(5))."""
-    found: Counter[str] = Counter()
-    for pid in pids:
-        try:
-            entries = list(Path(f"/proc/{pid}/fd").iterdir())
-        except _GONE:
-            continue
-        for entry in entries:
+    targets = [target for pid in pids for target in open_files(pid)]
+    return Counter(target if target.startswith("/") else target.partition(":")[0] for target in targets)
+
+
+def open_files(pid: int) -> tuple[str, ...]:
+    """What each open descriptor of the process is: a path, or such as `socket:[4711]` (proc(5)). None of one that has ended."""
+    found: list[str] = []
+    with suppress(*_GONE):
+        for entry in list(Path(f"/proc/{pid}/fd").iterdir()):
             with suppress(*_GONE):  # closed meanwhile
-                target = str(entry.readlink())
-                found[target if target.startswith("/") else target.partition(":")[0]] += 1
-    return found
+                found.append(str(entry.readlink()))
+    return tuple(found)
+
+
+def holds_socket(pid: int, inodes: frozenset[str]) -> bool:
+    """Whether the process has one of these sockets open; False where it has ended."""
+    return not {f"socket:[{inode}]" for inode in inodes}.isdisjoint(open_files(pid))
+
+
+def listeners(port: int) -> frozenset[str]:
+    """The sockets (their inodes) that listen on that port of 127.0.0.1, learned without connecting: a connection leaves traces."""
+    wanted = f"0100007F:{port:04X}"
+    return frozenset(inode for own, _, state, inode in _sockets() if own == wanted and state == _LISTEN)
 
 
 def connections(port: int) -> tuple[str, ...]:
     """The peers, as `address:port`, of the TCP connections over IPv4 that some process here holds at its own `port`."""
     found: list[str] = []
-    for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
-        _number, own, peer, state, *_queues, inode = line.split()[:10]
+    for own, peer, state, inode in _sockets():
         is_held = inode != "0"  # what a process has closed, or not accepted yet, has no inode
         if is_held and state != _LISTEN and int(own.rpartition(":")[2], 16) == port:
             address, _, number = peer.partition(":")
             found.append(f"{socket.inet_ntoa(int(address, 16).to_bytes(4, sys.byteorder))}:{int(number, 16)}")
     return tuple(found)
+
+
+def _sockets() -> Iterator[tuple[str, str, str, str]]:
+    """Of each TCP socket over IPv4: its own address, its peer's, state and inode, as /proc writes them."""
+    for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
+        _number, own, peer, state, *_queues, inode = line.split()[:10]
+        yield own, peer, state, inode

@@ -1,6 +1,6 @@
-"""Ports for the servers of tests, and who listens on one.
+"""Ports for the servers of tests.
 
-In the room: `free_port`, and `listeners` as /proc tells of them (Linux). Not in the room: listening.
+In the room: `free_port`. Not in the room: listening, and who does (`kipuka.testing.measure`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import threading
 from collections import deque
 from pathlib import Path
 
-__all__ = ["free_port", "holds_socket", "listeners"]
+__all__ = ["free_port"]
 
 _RANGE = range(20000, 32000)
 """Below what the kernel gives to outgoing connections, so that none of these takes a port that was given and is not listened on yet."""
 _KEPT = 1500
 """As many ports are kept from other processes: those that were given last. What was given before is listened on by now, or never will be."""
-_LISTEN = "0A"  # linux/include/net/tcp_states.h
 
 _turn = threading.Lock()
 _order: deque[int] = deque(random.sample(_RANGE, len(_RANGE)))
@@ -67,26 +66,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def listeners(port: int) -> frozenset[str]:
-    """The sockets (their inodes) that listen on that port of 127.0.0.1, learned without connecting: a connection leaves traces."""
-    wanted = f"0100007F:{port:04X}"
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:])
-    return frozenset(row[9] for row in rows if row[1] == wanted and row[3] == _LISTEN)
-
-
-def holds_socket(pid: int, inodes: frozenset[str]) -> bool:
-    """Whether the process has one of these sockets open; False where it has ended."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    try:
-        entries = list(Path(f"/proc/{pid}/fd").iterdir())
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    for entry in entries:
-        try:
-            if str(entry.readlink()) in wanted:
-                return True
-        except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
-            continue
-    return False

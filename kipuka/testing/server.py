@@ -21,14 +21,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, LiteralString, Self, TypeVar, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from kipuka.testing.client import ESTClient, Response, TLSVersion, bearer
+from kipuka.testing.measure import holds_socket, listeners
 from kipuka.testing.pki import Credential, KeyKind, PrivateKey, make_csr
-from kipuka.testing.ports import free_port, holds_socket, listeners
+from kipuka.testing.ports import free_port
 from kipuka.testing.sink_file import read_records
 from kipuka.testing.toml import dumps, merged
 
@@ -133,21 +134,21 @@ class Deployment:
         Raises LookupError for a database that the configuration does not name itself (`file:`, `env:`), and what `sqlite3` or `psycopg` raises for
         one that cannot be read.
         """
-        statement = "SELECT der FROM certificates ORDER BY issued_at"
+        for (der,) in self._rows("SELECT der FROM certificates ORDER BY issued_at"):
+            yield bytes(der)
+
+    def _rows(self, statement: LiteralString) -> list[tuple[Any, ...]]:
         url = str(self.settings["db"]["url"])
         if url.startswith("sqlite:///"):
-            with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as record:
-                for (der,) in record.execute(statement):
-                    yield bytes(der)
-        elif url.startswith(("postgresql://", "postgres://")):
-            import psycopg
+            with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as record:
+                return record.execute(statement).fetchall()
+        if url.startswith(("postgresql://", "postgres://")):
+            import psycopg  # not everybody has it
 
-            with psycopg.connect(url, connect_timeout=5) as record:
-                for (der,) in record.execute(statement):
-                    yield bytes(der)
-        else:
-            msg = "the configuration does not say in itself which database it is"
-            raise LookupError(msg)
+            with psycopg.connect(url, connect_timeout=30) as record:
+                return record.execute(statement).fetchall()
+        msg = "the configuration does not say in itself which database it is"
+        raise LookupError(msg)
 
     @property
     def port(self) -> int:
@@ -168,16 +169,8 @@ class Deployment:
     @property
     def last_sequence(self) -> int:
         """The highest sequence number that was given to an event of this node (0 before the first), whether a sink has it yet or not."""
-        url, node = str(self.settings["db"]["url"]), self.settings["server"].get("node")
-        statement = "SELECT node, sequence FROM audit_heads"
-        if url.startswith("sqlite:///"):
-            with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as record:
-                rows = record.execute(statement).fetchall()
-        else:
-            import psycopg  # not everybody has it
-
-            with psycopg.connect(url, connect_timeout=30) as connection:
-                rows = connection.execute(statement).fetchall()
+        node = self.settings["server"].get("node")
+        rows = self._rows("SELECT node, sequence FROM audit_heads")
         return max((int(sequence) for name, sequence in rows if node in {None, name}), default=0)
 
     @property

@@ -345,7 +345,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("spoil", WAYS, ids=lambda way: way.__name__.replace("_", " "))
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_what_was_spoilt_is_found_and_the_place_is_named(good, tmp_path, spoil, data):
     """Whichever certificate, token, event or client it befalls."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from kipuka.testing.server import free_port
 
 from .pages import PAGES, ROOT, blocks, name_of
+from .shell import run
 
 RUNNABLE = [page for page in PAGES if any(block.marked("run") for block in blocks(page))]
 NEED_KERBEROS = {"docs/how-to/kerberos.md"}
@@ -57,23 +55,6 @@ def script(page):
     for port in ("8443", "8444"):
         text = text.replace(f":{port}", f":{free_port()}")
     return text
-
-
-def run(text, folder, environment):
-    """The lines in a shell of their own, with the commands of this environment."""
-    # The plugin for LDAP tells its library, by LDAPNOINIT, to listen to no environment; a reader's shell has no such variable.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KIPUKA_", "LDAP"))}
-    inherited["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
-    return subprocess.run(
-        ["bash", "-c", text],
-        cwd=folder,
-        env=inherited | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=230,
-        check=False,
-    )
 
 
 def test_the_pages_that_must_be_run_are_run():

@@ -16,6 +16,7 @@ from kipuka.api_version import misfit, stated_in_source
 from kipuka.cli.plugin_new import files_of, names_of
 from kipuka.testing.server import Deployment
 
+from .installed import install
 from .pages import ROOT, blocks
 
 PAGES = sorted((ROOT / "docs" / "plugins").glob("*.md"))
@@ -64,21 +65,6 @@ def plain(tmp_path_factory):
     return Deployment.create(tmp_path_factory.mktemp("plain") / "made")
 
 
-def installed(folder, name, modules):
-    """The plugin's modules and what pip would put beside them; the environment that finds both."""
-    package = f"kipuka_{name}"
-    info = {
-        "METADATA": f"Metadata-Version: 2.1\nName: kipuka-{name.replace('_', '-')}\nVersion: 1.0\n",
-        "entry_points.txt": f"[kipuka.plugins]\n{name} = {package}.plugin\n",
-    }
-    written = {f"{package}/__init__.py": "", **{f"{package}-1.0.dist-info/{file}": info[file] for file in info}}
-    for path, text in (modules | written).items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return {"PYTHONPATH": str(folder)}
-
-
 @pytest.mark.parametrize(
     ("page", "name"),
     [
@@ -103,7 +89,8 @@ def test_the_configuration_of_a_page_puts_its_plugin_to_use(plain, tmp_path, pag
     chain = [(folder / main[key]).read_text() for key in ("cert", "chain") if key in main]
     (folder / "chain.pem").write_text("".join(chain))
     shutil.copy(folder / main["key"], folder / "issuing.key")
-    environ = installed(tmp_path / "site", name, files(page, f"kipuka_{name}"))
+    install(tmp_path / "site", name, files(page, f"kipuka_{name}"))
+    environ = {"PYTHONPATH": str(tmp_path / "site")}
     findings = json.loads(deployment.kipuka("check", "--json", environ=environ).stdout)["findings"]
     assert [one for one in findings if one["severity"] == "error"] == []
     rows = json.loads(deployment.kipuka("plugins", "--json", environ=environ).stdout)

@@ -11,6 +11,7 @@ import pytest
 
 from kipuka.cli.plugin_new import files_of, names_of
 
+from .installed import install
 from .pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "plugins" / "tutorial.md"
@@ -20,22 +21,12 @@ FILES = {
     for word in block.info[1:]
     if word.startswith("file=")
 }
-INSTALLED = {
-    "METADATA": "Metadata-Version: 2.1\nName: kipuka-rest-ca\nVersion: 0.1.0\n",
-    "entry_points.txt": "[kipuka.plugins]\nrest_ca = kipuka_rest_ca.plugin\n",
-}
-"""What pip would put beside the package."""
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tutorial")
-    begun = files_of(names_of("rest-ca", "ca"), "ca")
-    info = {f"kipuka_rest_ca-0.1.0.dist-info/{name}": text for name, text in INSTALLED.items()}
-    for path, text in {**begun, **FILES, **info}.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+    install(folder, "rest_ca", files_of(names_of("rest-ca", "ca"), "ca") | FILES)
     return folder
 
 

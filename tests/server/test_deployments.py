@@ -15,6 +15,8 @@ import pytest
 from kipuka.testing.pki import make_csr
 from kipuka.testing.server import free_port
 
+from ..wheels import build_wheel  # noqa: TID252 - tests are no package that is installed
+
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -101,8 +103,7 @@ def test_the_wheels_of_the_image_are_a_whole_server(tmp_path):
     for name in ("kipuka", *names[1:]):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in names:
-        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
-        subprocess.run(build, cwd=source / name, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        build_wheel(source / name, wheels)
     files = sorted(wheels.glob("*.whl"))
     assert [file.name.split("-")[0] for file in files] == ["kipuka", "kipuka_auth_otp", "kipuka_ca_local"]
     for file in files:

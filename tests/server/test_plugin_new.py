@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ..wheels import build_wheel  # noqa: TID252 - tests are no package that is installed
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 KINDS = {"badge": "authenticator", "acme-hsm": "ca", "spool": "audit"}
 
@@ -51,7 +53,7 @@ class Site:
         made = []
         for project in projects:
             into = self.wheels / project.name
-            run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", into, cwd=project)
+            build_wheel(project, into)
             made += into.glob("*.whl")
         here = ["--no-deps", "--no-index", *made]
         if (uv := shutil.which("uv")) is not None:

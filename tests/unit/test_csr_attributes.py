@@ -207,14 +207,14 @@ identity_profiles = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(csr_profiles | identity_profiles, st.booleans())
 def test_a_request_that_obeys_passes_the_profile(profile, templates):
     """RFC 8951, section 4; RFC 9908, sections 3 and 4: a client from before templates does too."""
     decide(profile, obey(profile, templates=templates).der)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(csr_profiles | identity_profiles)
 def test_it_can_be_read_and_has_a_template_only_where_that_hides_nothing(profile):
     """RFC 9908, section 4: beside a template a client that knows them looks at nothing else."""
@@ -255,7 +255,7 @@ def refusal(profile: Profile, parts: Parts) -> RequestError:
     return refused.value
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(csr_profiles | identity_profiles, st.booleans())
 def test_who_breaks_any_one_rule_hears_its_name(profile, templates):
     """From a request that passes; the sentence that the client gets ends with the rule."""
@@ -267,7 +267,7 @@ def test_who_breaks_any_one_rule_hears_its_name(profile, templates):
             assert (refused.rule, refused.detail.endswith(f"(rule {rule})")) == (rule, True), (refused, broken)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(csr_profiles | identity_profiles)
 def test_what_no_profile_decides_is_refused_by_its_reason_and_names_no_rule(profile):
     parts = Parts.of(obey(profile))
@@ -277,7 +277,7 @@ def test_what_no_profile_decides_is_refused_by_its_reason_and_names_no_rule(prof
             assert (refused.rule, refused.reason) == (None, reason), (refused, broken)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(csr_profiles | identity_profiles)
 def test_extensions_that_are_the_profiles_affair_change_nothing(profile):
     """A request may ask for usages and the like, even as critical: what is issued is the profile's (RULES F1)."""

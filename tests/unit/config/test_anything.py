@@ -208,13 +208,13 @@ def test_the_whole_is_good():
     assert settle(tomllib.loads(WHOLE)) is not None
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(sections)
 def test_no_configuration_breaks_the_reading(document):
     settle(document)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(spoilt())
 def test_no_mistake_in_a_good_configuration_breaks_the_reading(document):
     settle(document)

@@ -471,21 +471,21 @@ def read_whole(body: bytes) -> None:
         assert len(refused.detail) < 120
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(certification_requests())
 def test_damaged_and_deceitful_requests_raise_nothing_but_refusals(content: bytes):
     """Fuzz: octets set, inserted, deleted and doubled, also with all lengths put right afterwards; odd keys, names, counts."""
     read_whole(content)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(bodies())
 def test_damaged_bodies_raise_nothing_but_refusals(body: bytes):
     """Fuzz: the same in every encoding, with any white space, and damaged after it."""
     read_whole(body)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400))
 @example(b"\x30\x00")
 def test_random_octets_raise_nothing_but_refusals(content: bytes):
@@ -494,7 +494,7 @@ def test_random_octets_raise_nothing_but_refusals(content: bytes):
         read_whole(body)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([0x81, 0x82, 0x86, 0x87, 0x88, 0xA0, 0xA3, 0xA4, 0xA5]), st.binary(max_size=40))
 def test_random_alternative_names_raise_nothing_but_refusals(tag: int, content: bytes):
     """Fuzz: names of every kind with any content; and a damaged element within one."""
@@ -502,7 +502,7 @@ def test_random_alternative_names_raise_nothing_but_refusals(tag: int, content: 
     read_whole(san(DNS, der.tlv(tag, der.sequence(content))))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([0x03, 0x0C, 0x12, 0x13, 0x14, 0x16, 0x1A, 0x1C, 0x1E]),
     st.binary(max_size=70),
@@ -518,7 +518,7 @@ def test_random_strings_raise_nothing_but_refusals(tag: int, content: bytes, whe
         read_whole(directory(where, value))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from([RSA_KEY, "1.2.840.113549.1.1.10", EC_KEY, "1.3.101.112", "2.16.840.1.101.3.4.3.17"]),
     st.sampled_from([b"", der.null(), NAMED_CURVE, der.sequence()]),
@@ -533,7 +533,7 @@ def test_random_keys_raise_nothing_but_refusals(kind: str, parameter: bytes, con
 
 
 @pytest.mark.slow
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=2_000)
 @given(st.sampled_from(good_requests()), edits())
 def test_many_damaged_requests_with_mended_lengths_raise_nothing_but_refusals(seed: bytes, changes: list[Edit]):
     """Fuzz, for longer: what is well-formed on the outside and wrong inside."""

@@ -25,14 +25,14 @@ def test_nothing_is_to_mend_in_good_der():
         assert mend_lengths(content) == content
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(good_requests()), edits())
 def test_mending_twice_changes_nothing_more(content: bytes, changes: list[Edit]):
     mended = mend_lengths(damaged(content, changes))
     assert mend_lengths(mended) == mended
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(authorizations(known=(basic("A" * 20),)))
 def test_no_authorization_field_is_a_fault(value: bytes):
     """RULES C3: malformed credentials are denied, whatever they are."""
@@ -41,7 +41,7 @@ def test_no_authorization_field_is_a_fault(value: bytes):
     assert password is None or password.isprintable() or all(ord(character) >= 0x20 for character in password)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(requests(labels=("factory",), admin=("/admin/otp",)))
 def test_a_request_is_written_from_its_parts(request: HTTPRequest):
     assert request.octets.startswith(request.method + b" " + request.target + b" ")

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kipuka.testing import ports
-from kipuka.testing.ports import free_port, holds_socket, listeners
+from kipuka.testing.measure import holds_socket, listeners
+from kipuka.testing.ports import free_port
 from kipuka.testing.server import lives
 
 OTHER = """

@@ -31,7 +31,7 @@ from kipuka.x509.names import (
     same_name,
 )
 
-quick = settings(deadline=None, database=None, max_examples=200)
+quick = settings(database=None, max_examples=200)
 
 CN, O, OU, C, DC = (  # noqa: E741 - the attributes' own names
     NameOID.COMMON_NAME,

@@ -12,7 +12,7 @@ from kipuka.distinguished_names import format_dn, parse_dn
 from kipuka.testing.pki import make_root
 from kipuka.x509.patterns import parse_certificate_pattern
 
-quick = settings(deadline=None, database=None, max_examples=150)
+quick = settings(database=None, max_examples=150)
 ROOT = make_root()
 
 

@@ -18,7 +18,7 @@ from kipuka.testing.pki import make_key
 from kipuka.x509.names import parse_general_name
 from kipuka.x509.profiles import Profile, authorise, check_pattern
 
-quick = settings(deadline=None, database=None, max_examples=200)
+quick = settings(database=None, max_examples=200)
 
 DEFAULT = Profile(name="default")
 EC = make_key("p256").public_key()
